@@ -1,0 +1,171 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/nomad/drivers/shared/eventer"
+	"github.com/hashicorp/nomad/plugins/base"
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/hashicorp/nomad/plugins/shared/hclspec"
+)
+
+// Version is the plugin's version. Nomad lets a plugin replace a built-in
+// driver only if its version is not below the built-in's 0.1.0.
+const Version = "0.1.0"
+
+// Driver is a task driver around another one. Its methods are called by Nomad
+// over gRPC, many at once.
+type Driver struct {
+	name  string // what jobs call it, for example "lifecycle-docker"
+	inner drivers.DriverPlugin
+
+	ctx    context.Context // ends with the plugin process
+	logger hclog.Logger
+	events *eventer.Eventer
+	now    func() time.Time
+
+	mu        sync.Mutex // guards all fields below
+	tasks     map[string]*task
+	allowURLs []string
+}
+
+// Nomad looks for these when it asks for exec and for networks.
+var (
+	_ drivers.DriverPlugin               = (*Driver)(nil)
+	_ drivers.ExecTaskStreamingRawDriver = (*Driver)(nil)
+	_ drivers.DriverNetworkManager       = (*Driver)(nil)
+)
+
+// New decorates inner under the given driver name. ctx ends the driver's
+// goroutines; neither files nor processes are touched before the first task.
+func New(ctx context.Context, name string, inner drivers.DriverPlugin, logger hclog.Logger) *Driver {
+	logger = logger.Named("lifecycle")
+	return &Driver{
+		name: name, inner: inner, ctx: ctx, logger: logger, now: time.Now,
+		events: eventer.NewEventer(ctx, logger),
+		tasks:  make(map[string]*task),
+	}
+}
+
+// PluginInfo implements base.BasePlugin.
+func (d *Driver) PluginInfo() (*base.PluginInfoResponse, error) {
+	return &base.PluginInfoResponse{
+		Type:              base.PluginTypeDriver,
+		PluginApiVersions: []string{drivers.ApiVersion010},
+		PluginVersion:     Version,
+		Name:              d.name,
+	}, nil
+}
+
+// ConfigSchema is the inner driver's, plus the lifecycle block.
+func (d *Driver) ConfigSchema() (*hclspec.Spec, error) {
+	inner, err := d.inner.ConfigSchema()
+	if err != nil {
+		return nil, err
+	}
+	return withBlock(inner, agentSpec)
+}
+
+// SetConfig hands the configuration to the inner driver and keeps the
+// lifecycle block. Nomad calls it more than once.
+func (d *Driver) SetConfig(cfg *base.Config) error {
+	var own agentConfig
+	if len(cfg.PluginConfig) != 0 {
+		if err := base.MsgPackDecode(cfg.PluginConfig, &own); err != nil {
+			return fmt.Errorf("decode plugin config: %w", err)
+		}
+	}
+	var allow []string
+	if own.Lifecycle != nil {
+		allow = own.Lifecycle.AllowURLs
+	}
+	for i, prefix := range allow {
+		u, err := url.Parse(prefix)
+		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || u.RawQuery != "" {
+			return fmt.Errorf("%s.allow_urls[%d]: not an http or https URL with a host and, at most, a path", blockName, i)
+		}
+	}
+	if err := d.inner.SetConfig(cfg); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.allowURLs = allow
+	return nil
+}
+
+// TaskConfigSchema is the inner driver's, plus the lifecycle block.
+func (d *Driver) TaskConfigSchema() (*hclspec.Spec, error) {
+	inner, err := d.inner.TaskConfigSchema()
+	if err != nil {
+		return nil, err
+	}
+	return withBlock(inner, taskSpec())
+}
+
+// Capabilities are the inner driver's. The docker driver changes its own while
+// Nomad holds them, hence the copy.
+func (d *Driver) Capabilities() (*drivers.Capabilities, error) {
+	caps, err := d.inner.Capabilities()
+	if err != nil || caps == nil {
+		return caps, err
+	}
+	c := *caps
+	return &c, nil
+}
+
+// task returns the task with the given ID, or drivers.ErrTaskNotFound.
+func (d *Driver) task(id string) (*task, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	t, ok := d.tasks[id]
+	if !ok {
+		return nil, drivers.ErrTaskNotFound
+	}
+	return t, nil
+}
+
+func (d *Driver) addTask(t *task) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.tasks[t.cfg.ID] = t
+}
+
+func (d *Driver) removeTask(t *task) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.tasks[t.cfg.ID] == t {
+		delete(d.tasks, t.cfg.ID)
+	}
+}
+
+// innerName is the inner driver's own name, "" if it does not say.
+func (d *Driver) innerName() string {
+	info, err := d.inner.PluginInfo()
+	if err != nil {
+		return ""
+	}
+	return info.Name
+}
+
+// notFound reports whether err says that the inner driver does not know the
+// task. Over gRPC the sentinel would be lost, but the inner driver is in this
+// process.
+func notFound(err error) bool { return errors.Is(err, drivers.ErrTaskNotFound) }
+
+// InspectTask implements drivers.DriverPlugin.
+func (d *Driver) InspectTask(id string) (*drivers.TaskStatus, error) { return d.inner.InspectTask(id) }
+
+// TaskStats implements drivers.DriverPlugin.
+func (d *Driver) TaskStats(ctx context.Context, id string, interval time.Duration) (<-chan *drivers.TaskResourceUsage, error) {
+	return d.inner.TaskStats(ctx, id, interval)
+}
+
+// SignalTask implements drivers.DriverPlugin.
+func (d *Driver) SignalTask(id, signal string) error { return d.inner.SignalTask(id, signal) }

@@ -1,0 +1,133 @@
+package driver
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/hashicorp/nomad/plugins/base"
+	"github.com/hashicorp/nomad/plugins/drivers"
+)
+
+// journal remembers, across the death of the plugin process, what Nomad does
+// not: an inner task whose start has not been answered yet, and which prestop
+// hooks have ended. It is a file in the allocation's directory, outside of what
+// tasks see, and readable by its owner only: an inner handle can hold the
+// task's environment.
+type journal struct {
+	path string
+
+	mu    sync.Mutex // guards entry and the file
+	entry journalEntry
+}
+
+type journalEntry struct {
+	Inner       *journalHandle `json:"inner,omitempty"`
+	PrestopDone int            `json:"prestop_done,omitempty"`
+}
+
+type journalHandle struct {
+	Version int    `json:"version"`
+	State   []byte `json:"state"`
+	Config  []byte `json:"config"` // msgpack of the drivers.TaskConfig
+}
+
+func newJournal(cfg *drivers.TaskConfig) *journal {
+	return &journal{path: filepath.Join(cfg.AllocDir, ".lifecycle", cfg.Name+".json")}
+}
+
+// load reads what an earlier process left. No file is an empty journal.
+func (j *journal) load() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	data, err := os.ReadFile(j.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read journal: %w", err)
+	}
+	if err := json.Unmarshal(data, &j.entry); err != nil {
+		return fmt.Errorf("read journal %s: %w", j.path, err)
+	}
+	return nil
+}
+
+// started notes an inner task whose start Nomad has not been told of.
+func (j *journal) started(h *drivers.TaskHandle) error {
+	var cfg []byte
+	if err := base.MsgPackEncode(&cfg, h.Config); err != nil {
+		return fmt.Errorf("write journal: %w", err)
+	}
+	return j.change(func(e *journalEntry) {
+		*e = journalEntry{Inner: &journalHandle{Version: h.Version, State: h.DriverState, Config: cfg}}
+	})
+}
+
+// answered notes that Nomad is about to know the inner task, or that there is
+// none any more.
+func (j *journal) answered() error {
+	return j.change(func(e *journalEntry) { *e = journalEntry{} })
+}
+
+func (j *journal) setPrestopDone(n int) error {
+	return j.change(func(e *journalEntry) { e.PrestopDone = n })
+}
+
+func (j *journal) prestopDone() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.entry.PrestopDone
+}
+
+// orphan returns the inner task that an earlier process started and left, or
+// nil.
+func (j *journal) orphan() (*drivers.TaskHandle, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.entry.Inner == nil {
+		return nil, nil
+	}
+	var cfg drivers.TaskConfig
+	if err := base.MsgPackDecode(j.entry.Inner.Config, &cfg); err != nil {
+		return nil, fmt.Errorf("read journal %s: %w", j.path, err)
+	}
+	h := drivers.NewTaskHandle(j.entry.Inner.Version)
+	h.Config, h.State, h.DriverState = &cfg, drivers.TaskStateRunning, j.entry.Inner.State
+	return h, nil
+}
+
+// change edits the entry and replaces the file by one rename, so that a reader
+// finds the old journal or the new one. It is not synced to the disk: what it
+// guards against is the death of the process; with the machine the task is
+// gone as well.
+func (j *journal) change(edit func(*journalEntry)) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	edit(&j.entry)
+	if j.entry == (journalEntry{}) {
+		if err := os.Remove(j.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("write journal: %w", err)
+		}
+		return nil
+	}
+	data, err := json.Marshal(j.entry)
+	if err != nil {
+		return fmt.Errorf("write journal: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(j.path), 0o700); err != nil {
+		return fmt.Errorf("write journal: %w", err)
+	}
+	tmp := j.path + ".new"
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		return fmt.Errorf("write journal: %w", err)
+	}
+	if err := os.Rename(tmp, j.path); err != nil {
+		return fmt.Errorf("write journal: %w", err)
+	}
+	return nil
+}

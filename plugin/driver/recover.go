@@ -1,0 +1,48 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"github.com/nomad-patterns/nomad-patterns/plugin/lifecycle"
+)
+
+// RecoverTask takes up a task that an earlier plugin process started. It runs
+// no hook: Nomad's client does not start before it has returned.
+//
+// A handle of the inner driver itself is taken up as well, without hooks, so
+// that a plugin that replaces a built-in driver can take over its tasks.
+func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
+	if handle == nil || handle.Config == nil {
+		return errors.New("recover task: no handle")
+	}
+	if _, err := d.task(handle.Config.ID); err == nil {
+		return nil
+	}
+	inner := handle.Copy()
+	var state handleState
+	if handle.Version >= handleVersion {
+		if err := handle.GetDriverState(&state); err != nil {
+			return fmt.Errorf("recover task %q: decode handle: %w", handle.Config.ID, err)
+		}
+		inner.Version, inner.DriverState = state.InnerVersion, state.InnerState
+	}
+	hs, err := parseHooks(state.Lifecycle)
+	if err != nil {
+		return fmt.Errorf("recover task %q: %w", handle.Config.ID, err)
+	}
+	if err := d.inner.RecoverTask(inner); err != nil {
+		return err
+	}
+	t := d.newTask(inner.Config, hs, lifecycle.Running)
+	if len(hs) > 0 {
+		if err := t.journal.load(); err != nil {
+			d.logger.Warn("journal unreadable; prestop hooks may run again", "task_id", handle.Config.ID, "error", err)
+		}
+	}
+	d.addTask(t)
+	go t.watch()
+	return nil
+}
