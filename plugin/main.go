@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/nomad/plugins"
 
 	"github.com/nomad-patterns/nomad-patterns/plugin/driver"
+	_ "github.com/nomad-patterns/nomad-patterns/plugin/sigpipe"
 )
 
 func main() {
@@ -24,6 +25,8 @@ func main() {
 		os.Exit(2)
 	}
 	plugins.ServeCtx(func(ctx context.Context, logger hclog.Logger) any {
-		return driver.New(ctx, name, inner(ctx, logger), logger)
+		d := driver.New(ctx, name, inner(ctx, logger), logger)
+		d.LogStatus()
+		return d
 	})
 }
