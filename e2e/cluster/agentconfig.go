@@ -100,6 +100,11 @@ client {
   network_interface = "lo"
   cni_path          = {{ q .CNIPath }}
 
+  meta {
+    # For jobs that talk to the Consul agent of their node.
+    consul_http = {{ q .ConsulAddr }}
+  }
+
   # The clients of a cluster share loopback.
   min_dynamic_port = {{ .MinDynamic }}
   max_dynamic_port = {{ .MaxDynamic }}
@@ -220,6 +225,31 @@ func consulConfig(l layout, logLevel string) (string, error) {
 	return string(b) + "\n", nil
 }
 
+// consulClientConfig renders the configuration of the Consul agent of client i.
+func consulClientConfig(l layout, i int, logLevel string) (string, error) {
+	p := l.ports.clients[i]
+	b, err := json.MarshalIndent(map[string]any{
+		"node_name":            consulName(i) + "-" + l.id,
+		"data_dir":             filepath.Join(l.agentDir(consulName(i)), "data"),
+		"server":               false,
+		"bind_addr":            "127.0.0.1",
+		"client_addr":          "127.0.0.1",
+		"log_level":            logLevel,
+		"retry_join":           []string{loopbackAddr(l.ports.consulLAN)},
+		"retry_interval":       "1s",
+		"limits":               map[string]any{"http_max_conns_per_client": 2000},
+		"disable_update_check": true,
+		"leave_on_terminate":   false,
+		"ports": map[string]int{
+			"http": p.consulHTTP, "grpc": -1, "grpc_tls": -1, "dns": -1, "serf_lan": p.consulLAN,
+		},
+	}, "", "  ")
+	if err != nil {
+		return "", fmt.Errorf("render configuration of %s: %w", consulName(i), err)
+	}
+	return string(b) + "\n", nil
+}
+
 // serverConfig is the data of the Nomad server.
 func serverConfig(l layout, logLevel string) nomadConfig {
 	return nomadConfig{
@@ -236,7 +266,7 @@ func clientConfig(l layout, i int, logLevel string, docker bool, plugins []plugi
 	return nomadConfig{
 		Name: clientName(i), Dir: filepath.Join(l.clientDir(i), "data"), LogLevel: logLevel,
 		HTTP: p.http, RPC: p.rpc, Serf: l.ports.serverSerf,
-		ConsulAddr: loopbackAddr(l.ports.consulHTTP), ServerRPC: loopbackAddr(l.ports.serverRPC),
+		ConsulAddr: loopbackAddr(p.consulHTTP), ServerRPC: loopbackAddr(l.ports.serverRPC),
 		AllocDir: l.allocDir(i), MinDynamic: p.minDynamic, MaxDynamic: p.maxDynamic,
 		CNIPath: cniPath, PluginDir: l.pluginDir(),
 		Docker: docker, InfraImage: infraImage, Plugins: plugins,
@@ -252,7 +282,7 @@ func writeFiles(l layout, cfg Config, docker bool, plugins []pluginConfig) error
 		filepath.Join(l.agentDir("server"), "data"), filepath.Join(l.agentDir("server"), "plugins"),
 	}
 	for i := range cfg.Clients {
-		dirs = append(dirs, filepath.Join(l.clientDir(i), "data"), l.allocDir(i))
+		dirs = append(dirs, filepath.Join(l.clientDir(i), "data"), l.allocDir(i), filepath.Join(l.agentDir(consulName(i)), "data"))
 	}
 	for _, dir := range dirs {
 		// Tasks of other users pass through to their own directories.
@@ -275,6 +305,10 @@ func writeFiles(l layout, cfg Config, docker bool, plugins []pluginConfig) error
 			return err
 		}
 		files[filepath.Join(l.clientDir(i), "agent.hcl")] = text
+		if text, err = consulClientConfig(l, i, cfg.LogLevel); err != nil {
+			return err
+		}
+		files[filepath.Join(l.agentDir(consulName(i)), "consul.json")] = text
 	}
 	for path, text := range files {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

@@ -37,11 +37,12 @@ type Cluster struct {
 
 	// mu guards what follows. An entry of clientP is nil while that client is
 	// down.
-	mu      sync.Mutex
-	consulP *process
-	serverP *process
-	clientP []*process
-	keep    bool // as Config.Keep, or set by Keep
+	mu       sync.Mutex
+	consulP  *process
+	consulCP []*process // Consul agents of the clients, in client order
+	serverP  *process
+	clientP  []*process
+	keep     bool // as Config.Keep, or set by Keep
 
 	stopOnce sync.Once
 	stopErr  error

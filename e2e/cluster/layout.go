@@ -33,6 +33,9 @@ func (l layout) agentDir(name string) string { return filepath.Join(l.dir, name)
 // clientName is the name of client i, of its directory, log and Nomad node.
 func clientName(i int) string { return "client" + strconv.Itoa(i) }
 
+// consulName is the name of the Consul agent of client i, of its directory and log.
+func consulName(i int) string { return "consul" + strconv.Itoa(i) }
+
 // clientDir is short because sockets lie below it.
 func (l layout) clientDir(i int) string { return filepath.Join(l.dir, "c"+strconv.Itoa(i)) }
 
@@ -61,6 +64,9 @@ type portPlan struct {
 // clientPorts are the ports of one Nomad client.
 type clientPorts struct {
 	http, rpc int
+	// consulHTTP and consulLAN belong to the Consul agent of this client. Two
+	// Nomad clients at one Consul agent would remove one another's services.
+	consulHTTP, consulLAN int
 	// minDynamic to maxDynamic, both included, is what Nomad gives to tasks.
 	// The clients share loopback, so their ranges must not overlap.
 	minDynamic, maxDynamic int
@@ -74,7 +80,7 @@ const (
 	blockSize  = 1000
 	blockCount = 22
 	// agentPorts are kept at the start of a block for the agents themselves.
-	agentPorts = 40
+	agentPorts = 50
 )
 
 // planPorts deals out the ports of block number b. With standard ports the
@@ -96,7 +102,7 @@ func planPorts(b, clients int, standard bool) (portPlan, error) {
 	share := (blockSize - agentPorts) / clients
 	for i := range clients {
 		lo := firstBlock + b*blockSize + agentPorts + i*share
-		p.clients = append(p.clients, clientPorts{http: take(), rpc: take(), minDynamic: lo, maxDynamic: lo + share - 1})
+		p.clients = append(p.clients, clientPorts{http: take(), rpc: take(), consulHTTP: take(), consulLAN: take(), minDynamic: lo, maxDynamic: lo + share - 1})
 	}
 	return p, nil
 }
@@ -108,7 +114,7 @@ func (p portPlan) agents() []int {
 		p.serverHTTP, p.serverRPC, p.serverSerf,
 	}
 	for _, c := range p.clients {
-		list = append(list, c.http, c.rpc)
+		list = append(list, c.http, c.rpc, c.consulHTTP, c.consulLAN)
 	}
 	return list
 }

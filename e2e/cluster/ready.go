@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	consulapi "github.com/hashicorp/consul/api"
@@ -47,7 +48,7 @@ func (c *Cluster) poll(ctx context.Context, what string, try func(context.Contex
 func (c *Cluster) dead() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, p := range append([]*process{c.consulP, c.serverP}, c.clientP...) {
+	for _, p := range slices.Concat([]*process{c.consulP, c.serverP}, c.consulCP, c.clientP) {
 		if p != nil && !p.running() {
 			return p.name
 		}
@@ -71,6 +72,26 @@ func (c *Cluster) waitServers(ctx context.Context) error {
 		return err
 	}
 	return c.waitKeyring(ctx)
+}
+
+// waitConsulClients waits until the Consul agents of the clients know the leader.
+func (c *Cluster) waitConsulClients(ctx context.Context) error {
+	for i, p := range c.layout.ports.clients {
+		err := c.poll(ctx, consulName(i), func(ctx context.Context) error {
+			var leader string
+			if err := c.get(ctx, loopbackURL(p.consulHTTP)+"/v1/status/leader", &leader); err != nil {
+				return err
+			}
+			if leader == "" {
+				return errors.New("it knows no leader yet")
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // waitClients waits for all that Start promises about the clients, and fills

@@ -226,6 +226,14 @@ func (c *Cluster) bringUp(ctx context.Context, docker bool) error {
 		return err
 	}
 	for i := range c.cfg.Clients {
+		if err := c.launchConsulClient(i); err != nil {
+			return err
+		}
+	}
+	if err := c.waitConsulClients(ctx); err != nil {
+		return err
+	}
+	for i := range c.cfg.Clients {
 		if err := c.launchClient(i); err != nil {
 			return err
 		}
@@ -275,6 +283,21 @@ func (c *Cluster) launchServers() error {
 	}
 	c.mu.Lock()
 	c.serverP = p
+	c.mu.Unlock()
+	return c.record(p)
+}
+
+// launchConsulClient starts the Consul agent of client i. It goes on running while
+// the Nomad client is down.
+func (c *Cluster) launchConsulClient(i int) error {
+	l := c.layout
+	dir := l.agentDir(consulName(i))
+	p, err := l.spawn(consulName(i), dir, c.cfg.Binaries.Consul, "agent", "-config-file="+filepath.Join(dir, "consul.json"))
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.consulCP = append(c.consulCP, p)
 	c.mu.Unlock()
 	return c.record(p)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -33,7 +34,7 @@ func (c *Cluster) stop() error {
 	}
 	errs = append(errs, c.state.endAgents(ctx))
 	c.mu.Lock()
-	procs := append([]*process{c.consulP, c.serverP}, c.clientP...)
+	procs := slices.Concat([]*process{c.consulP, c.serverP}, c.consulCP, c.clientP)
 	c.mu.Unlock()
 	errs = append(errs, c.state.sweepAndForget(ctx))
 	for _, p := range procs {
@@ -113,7 +114,7 @@ func (s *stateFile) stopJobs(ctx context.Context, nomad *nomadapi.Client, patien
 }
 
 // endAgents stops the agents: the clients at the same time, then the Nomad
-// server, then Consul, since each uses the next.
+// server, then the Consul agents, since each uses the next.
 func (s *stateFile) endAgents(ctx context.Context) error {
 	s.mu.Lock()
 	agents := map[string]ident{}
@@ -127,7 +128,7 @@ func (s *stateFile) endAgents(ctx context.Context) error {
 		errs []error
 	)
 	for name, id := range agents {
-		if name == "server" || name == "consul" {
+		if name == "server" || strings.HasPrefix(name, "consul") {
 			continue
 		}
 		wg.Go(func() {
@@ -138,7 +139,9 @@ func (s *stateFile) endAgents(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
-	for _, name := range []string{"server", "consul"} {
+	names := slices.Sorted(maps.Keys(agents)) // "consul" before "consul0"
+	slices.Reverse(names)
+	for _, name := range names { // the clients among them have ended
 		errs = append(errs, agents[name].end(ctx, agentPatience))
 	}
 	return errors.Join(errs...)

@@ -15,8 +15,8 @@ advertise {
 }
 
 ports {
-  http = 12011
-  rpc  = 12012
+  http = 12013
+  rpc  = 12014
   serf = 12008
 }
 
@@ -27,7 +27,7 @@ limits {
 }
 
 consul {
-  address = "127.0.0.1:12000"
+  address = "127.0.0.1:12015"
 }
 
 client {
@@ -38,8 +38,13 @@ client {
   network_interface = "lo"
   cni_path          = "/usr/lib/cni"
 
+  meta {
+    # For jobs that talk to the Consul agent of their node.
+    consul_http = "127.0.0.1:12015"
+  }
+
   # The clients of a cluster share loopback.
-  min_dynamic_port = 12520
+  min_dynamic_port = 12525
   max_dynamic_port = 12999
 
   # A full disk of the machine must not take ended allocations away from tests.

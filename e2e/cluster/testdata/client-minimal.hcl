@@ -27,7 +27,7 @@ limits {
 }
 
 consul {
-  address = "127.0.0.1:12000"
+  address = "127.0.0.1:12011"
 }
 
 client {
@@ -38,9 +38,14 @@ client {
   network_interface = "lo"
   cni_path          = "/usr/lib/cni"
 
+  meta {
+    # For jobs that talk to the Consul agent of their node.
+    consul_http = "127.0.0.1:12011"
+  }
+
   # The clients of a cluster share loopback.
-  min_dynamic_port = 12040
-  max_dynamic_port = 12519
+  min_dynamic_port = 12050
+  max_dynamic_port = 12524
 
   # A full disk of the machine must not take ended allocations away from tests.
   gc_disk_usage_threshold  = 99
