@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -134,7 +133,7 @@ func await(t *testing.T, what string, ok func() bool) {
 	deadline := time.Now().Add(patience)
 	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatal(fmt.Sprintf("%s: not within %s", what, patience))
+			t.Fatalf("%s: not within %s", what, patience)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}

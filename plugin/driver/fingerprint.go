@@ -52,7 +52,8 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 // drain lets an inner driver finish that sends without looking at its context.
 // The inner driver closes the channel when its context has ended.
 func drain(in <-chan *drivers.Fingerprint) {
-	for range in { //nolint:revive // nothing is to be done with them
+	for range in {
+		continue // nothing is to be done with them
 	}
 }
 

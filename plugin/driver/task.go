@@ -118,6 +118,9 @@ func (t *task) run(ctx context.Context, kind hook.Kind) error {
 	skip := 0
 	if kind == hook.Prestop {
 		skip = min(t.journal.prestopDone(), len(hs))
+		if skip == len(hs) {
+			return nil // a stop that is tried again has no news
+		}
 	}
 
 	parts := make([]string, 0, len(hs))
@@ -137,7 +140,9 @@ func (t *task) run(ctx context.Context, kind hook.Kind) error {
 			verdict = "failed, going on"
 			parts = append(parts, fmt.Sprintf("%s.%s after %s: %v", h.Field(), h.Action(), tries(o), o.Err))
 		}
-		if kind == hook.Prestop {
+		// A hook that the plugin's own end has cut is not done: the stop is
+		// asked for again, and so is the hook.
+		if kind == hook.Prestop && t.d.ctx.Err() == nil {
 			if err := t.journal.setPrestopDone(skip + i + 1); err != nil {
 				log.Warn("journal not written; the hook may run again after a crash", "error", err)
 			}

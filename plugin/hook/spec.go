@@ -14,6 +14,7 @@ import (
 // Kind is the point of a task's life at which a hook runs.
 type Kind string
 
+// The kinds, in the order of a task's life.
 const (
 	Prestart  Kind = "prestart"  // before the task's own process, in its image and environment
 	Poststart Kind = "poststart" // the process runs; Nomad does not call the task running yet

@@ -20,6 +20,7 @@ import (
 // State is where a task is in its life.
 type State int
 
+// The states, in the order of a task's life.
 const (
 	Created   State = iota // known, no process yet; prestart hooks run here
 	Starting               // the process runs; poststart and ready hooks run here
