@@ -18,7 +18,7 @@ import (
 // The load and the work of [Graceful].
 const (
 	gracefulRounds    = 5 // of each variant
-	gracefulRestarts  = 4 // in a round, at least
+	gracefulRestarts  = 4 // rolling restarts in a round, each of all instances
 	gracefulInstances = 2
 	gracefulPages     = 500 // requests per second
 	gracefulDownloads = 2   // begun per second, two seconds each
@@ -30,7 +30,7 @@ const (
 // with the lifecycle driver ("ours") and with the stock driver and shutdown_delay
 // ("stock"), which is the best that stock Nomad can do.
 //
-// The two alternate, five rounds each of at least four restarts, under 500 pages and
+// The two alternate, five rounds each of four rolling restarts, under 500 pages and
 // 2 slow downloads a second. Both run nginx on raw_exec and differ in nothing but the
 // driver; see package graceful. The client keeps addresses from Consul for a second,
 // an instance goes on serving for two seconds after it has left Consul.
@@ -72,7 +72,7 @@ func Graceful(ctx context.Context, c *cluster.Cluster, out io.Writer) (err error
 				return fmt.Errorf("graceful: round %d with %s: %w", round+1, side.variant, err)
 			}
 			side.add(res, restarts)
-			if _, err := fmt.Fprintf(out, "# graceful, round %d of %d, %s: %d restarts, %d requests, %d failed\n",
+			if _, err := fmt.Fprintf(out, "# graceful, round %d of %d, %s: %d rolling restarts, %d requests, %d failed\n",
 				round+1, gracefulRounds, side.name, restarts, res.Requests, res.Failures); err != nil {
 				return fmt.Errorf("graceful: write results: %w", err)
 			}
@@ -123,11 +123,10 @@ func (s *gracefulSide) round(ctx context.Context, c *cluster.Cluster, opts grace
 	defer func() { res = g.Stop() }()
 	begin := time.Now()
 	for restarts < gracefulRestarts {
-		n, err := service.Restart(ctx)
-		restarts += n
-		if err != nil {
+		if _, err := service.Restart(ctx); err != nil {
 			return res, restarts, err
 		}
+		restarts++
 	}
 	s.took += time.Since(begin)
 	return res, restarts, nil
@@ -145,7 +144,7 @@ func (s *gracefulSide) add(res load.Result, restarts int) {
 // report writes the result of the variant.
 func (s *gracefulSide) report(out io.Writer) error {
 	lines := []string{
-		fmt.Sprintf("# graceful, %s: %s, %d restarts of %d instances in %s, %d requests at %d/s",
+		fmt.Sprintf("# graceful, %s: %s, %d rolling restarts of %d instances in %s, %d requests at %d/s",
 			s.name, s.variant, s.restarts, gracefulInstances, s.took.Round(time.Second), s.all.Requests, gracefulPages+gracefulDownloads),
 		fmt.Sprintf("# graceful, %s: failed pages %d of %d, failed downloads of 2 s %d of %d; slowest page %s, worst p99 of a round %s",
 			s.name, s.pages.Failures, s.pages.Requests, s.downloads.Failures, s.downloads.Requests,
