@@ -29,6 +29,9 @@ func (d *Driver) ExecTaskStreamingRaw(ctx context.Context, id string, command []
 
 func execStreaming(ctx context.Context, inner drivers.ExecTaskStreamingDriver, id string, command []string, tty bool, stream drivers.ExecTaskStream) error {
 	opts, copied := drivers.StreamToExecOptions(ctx, command, tty, stream)
+	// A command may end without having read its input. Whoever still writes to
+	// it would wait for ever. Not earlier, or that would count as a failure.
+	defer func() { _ = opts.Stdin.Close() }()
 	result, err := inner.ExecTaskStreaming(ctx, id, opts)
 	// Closing tells the copying goroutines that no more output comes. They may
 	// be closed already, which is no news.

@@ -31,7 +31,10 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	}
 	hs, err := parseHooks(state.Lifecycle)
 	if err != nil {
-		return fmt.Errorf("recover task %q: %w", handle.Config.ID, err)
+		// Another version of the plugin accepted them. A task without hooks is
+		// better than one that nobody can stop.
+		d.logger.Error("hooks of a recovered task are not understood; it goes on without", "task_id", handle.Config.ID, "error", err)
+		d.emit(handle.Config, nil, "hooks are not understood by this version of the plugin and will not run: %v", err)
 	}
 	if err := d.inner.RecoverTask(inner); err != nil {
 		return err

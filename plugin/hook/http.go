@@ -74,15 +74,13 @@ func doHTTP(ctx context.Context, h *Hook, ev Event, d *Dialer) (string, error) {
 		}
 		return "", fmt.Errorf("%s %s: %w", c.Method, h.where(), err)
 	}
-	reply, _ := io.ReadAll(io.LimitReader(resp.Body, maxReply)) // a broken body does not change the status
-	if err := resp.Body.Close(); err != nil && ctx.Err() != nil {
-		return "", context.Cause(ctx)
-	}
+	defer func() { _ = resp.Body.Close() }() // the status is all that counts
 	if !c.accepts(resp.StatusCode) {
 		tail := ""
 		// What the task itself says helps its author. What some other host
 		// says is not shown: a hook must not become a way to read it.
 		if c.URL == "" {
+			reply, _ := io.ReadAll(io.LimitReader(resp.Body, maxReply)) // what came of it is enough
 			tail = quoteTail(string(reply))
 		}
 		return "", fmt.Errorf("%s %s: status %d%s", c.Method, h.where(), resp.StatusCode, tail)
