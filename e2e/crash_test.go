@@ -36,6 +36,17 @@ func TestCrash(t *testing.T) {
 				usable(t, c, a)
 				survived(t, c, s)
 			})
+			// It ends its plugins as it goes, but not the executors.
+			t.Run("client stopped while the task runs", func(t *testing.T) {
+				s := survivor("stopped-"+inner, inner)
+				run(t, c, s)
+				a := running(t, c, s.Job)
+				must.NoError(t, c.StopClient(0))
+				must.Eq(t, 1, processes(t, a.ID))
+				must.NoError(t, c.StartClient(t.Context(), 0))
+				usable(t, c, a)
+				survived(t, c, s)
+			})
 			t.Run("client and plugin killed while the task runs", func(t *testing.T) {
 				s := survivor("both-"+inner, inner)
 				run(t, c, s)

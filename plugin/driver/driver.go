@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"sync"
 	"time"
@@ -159,8 +160,24 @@ func (d *Driver) innerName() string {
 // process.
 func notFound(err error) bool { return errors.Is(err, drivers.ErrTaskNotFound) }
 
-// InspectTask implements drivers.DriverPlugin.
-func (d *Driver) InspectTask(id string) (*drivers.TaskStatus, error) { return d.inner.InspectTask(id) }
+// InspectTask returns the inner driver's status, with the attribute
+// lifecycle.state beside its own.
+func (d *Driver) InspectTask(id string) (*drivers.TaskStatus, error) {
+	status, err := d.inner.InspectTask(id)
+	if err != nil {
+		return nil, err
+	}
+	if t, err := d.task(id); err == nil {
+		s := *status
+		s.DriverAttributes = maps.Clone(status.DriverAttributes)
+		if s.DriverAttributes == nil {
+			s.DriverAttributes = make(map[string]string)
+		}
+		s.DriverAttributes["lifecycle.state"] = t.machine.State().String()
+		status = &s
+	}
+	return status, nil
+}
 
 // TaskStats implements drivers.DriverPlugin.
 func (d *Driver) TaskStats(ctx context.Context, id string, interval time.Duration) (<-chan *drivers.TaskResourceUsage, error) {

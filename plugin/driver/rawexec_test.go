@@ -306,12 +306,16 @@ func TestReal_Recover(t *testing.T) {
 	status, err := next.InspectTask(r.cfg.ID)
 	must.NoError(t, err)
 	must.Eq(t, drivers.TaskStateRunning, status.State)
+	must.Eq(t, "running", status.DriverAttributes["lifecycle.state"])
 	ch, err := next.WaitTask(t.Context(), r.cfg.ID)
 	must.NoError(t, err)
 	must.NoError(t, next.StopTask(r.cfg.ID, 10*time.Second, "SIGTERM"))
 	must.Eq(t, int(syscall.SIGTERM), wait(t, ch).Signal)
 	gone(t, pid)
 	must.Eq(t, 1, r.count("hook /prestop"))
+	status, err = next.InspectTask(r.cfg.ID)
+	must.NoError(t, err)
+	must.Eq(t, "stopped", status.DriverAttributes["lifecycle.state"])
 	must.NoError(t, next.DestroyTask(r.cfg.ID, false))
 }
 

@@ -234,6 +234,7 @@ func TestForwarded(t *testing.T) {
 	status, err := s.h.InspectTask(s.cfg.ID)
 	must.NoError(t, err)
 	must.Eq(t, s.cfg.ID, status.ID)
+	must.Eq(t, "running", status.DriverAttributes["lifecycle.state"])
 	must.Eq(t, []string{"start", "signal SIGHUP", "exec ls -l"}, s.all())
 }
 

@@ -51,7 +51,7 @@ func (d *Driver) newTask(cfg *drivers.TaskConfig, hs hooks, at lifecycle.State) 
 	return &task{
 		d: d, cfg: cfg, hooks: hs,
 		dialer:  newDialer(cfg, allow),
-		machine: lifecycle.New(at, d.now),
+		machine: lifecycle.New(at),
 		journal: newJournal(cfg),
 		exited:  make(chan struct{}),
 		done:    make(chan struct{}),

@@ -13,8 +13,8 @@ package lifecycle
 
 import (
 	"fmt"
+	"slices"
 	"sync"
-	"time"
 )
 
 // State is where a task is in its life.
@@ -50,27 +50,16 @@ var next = map[State][]State{
 	Stopped:  {Destroyed},
 }
 
-// Transition is one change of state.
-type Transition struct {
-	From, To State
-	At       time.Time
-}
-
 // Machine holds the state of one task. Its methods may be called from several
 // goroutines at once.
 type Machine struct {
-	now func() time.Time
-
-	mu      sync.Mutex // guards all fields below
-	state   State
-	history []Transition // Invariant: one entry at the most for each edge, so it is bounded
+	mu    sync.Mutex // guards state
+	state State
 }
 
 // New returns a machine in state initial: Created for a new task, Running for
-// one that was recovered. now is the clock.
-func New(initial State, now func() time.Time) *Machine {
-	return &Machine{state: initial, now: now}
-}
+// one that was recovered.
+func New(initial State) *Machine { return &Machine{state: initial} }
 
 // State returns the present state.
 func (m *Machine) State() State {
@@ -86,19 +75,9 @@ func (m *Machine) State() State {
 func (m *Machine) To(to State) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, s := range next[m.state] {
-		if s == to {
-			m.history = append(m.history, Transition{From: m.state, To: to, At: m.now()})
-			m.state = to
-			return true
-		}
+	if !slices.Contains(next[m.state], to) {
+		return false
 	}
-	return false
-}
-
-// History returns all changes so far, oldest first.
-func (m *Machine) History() []Transition {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return append([]Transition(nil), m.history...)
+	m.state = to
+	return true
 }

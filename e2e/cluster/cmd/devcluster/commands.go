@@ -111,7 +111,7 @@ func tellUp(info cluster.Info, already bool) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\n%s\nRun a job:      %s job run file.nomad.hcl\nSee it:         %s status\nStop it all:    make down\n",
+	fmt.Printf("\n%s\nRun a job:      %s job run jobs/graceful-service.nomad.hcl\nSee it:         %s status\nStop it all:    make down\n",
 		info.Describe(), b.Nomad, b.Nomad)
 	return nil
 }
