@@ -62,6 +62,11 @@ client {
   }
 }
 
+# Without it Nomad collects no statistics of tasks at all.
+telemetry {
+  publish_allocation_metrics = true
+}
+
 plugin "raw_exec" {
   config {
     enabled = true
