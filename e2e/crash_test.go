@@ -18,48 +18,32 @@ func TestCrash(t *testing.T) {
 	c := start(t, 1)
 	for _, inner := range inners(c) {
 		t.Run(inner, func(t *testing.T) {
-			t.Run("plugin killed while the task runs", func(t *testing.T) {
-				s := survivor("plugin-"+inner, inner)
-				run(t, c, s)
-				a := running(t, c, s.Job)
-				killPlugin(t, c, inner)
-				usable(t, c, a)
-				survived(t, c, s)
-			})
-			t.Run("client killed while the task runs", func(t *testing.T) {
-				s := survivor("client-"+inner, inner)
-				run(t, c, s)
-				a := running(t, c, s.Job)
-				must.NoError(t, c.KillClient(0))
-				must.Eq(t, 1, processes(t, a.ID))
-				must.NoError(t, c.StartClient(t.Context(), 0))
-				usable(t, c, a)
-				survived(t, c, s)
-			})
-			// It ends its plugins as it goes, but not the executors.
-			t.Run("client stopped while the task runs", func(t *testing.T) {
-				s := survivor("stopped-"+inner, inner)
-				run(t, c, s)
-				a := running(t, c, s.Job)
-				must.NoError(t, c.StopClient(0))
-				must.Eq(t, 1, processes(t, a.ID))
-				must.NoError(t, c.StartClient(t.Context(), 0))
-				usable(t, c, a)
-				survived(t, c, s)
-			})
-			t.Run("client and plugin killed while the task runs", func(t *testing.T) {
-				s := survivor("both-"+inner, inner)
-				run(t, c, s)
-				a := running(t, c, s.Job)
-				pids := pluginPIDs(t, c, inner)
-				must.NoError(t, c.KillClient(0))
-				for _, pid := range pids {
-					must.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
-				}
-				must.NoError(t, c.StartClient(t.Context(), 0))
-				usable(t, c, a)
-				survived(t, c, s)
-			})
+			for name, crash := range map[string]func(){
+				"plugin killed": func() { killPlugin(t, c, inner) },
+				"client killed": func() { must.NoError(t, c.KillClient(0)) },
+				// It ends its plugins as it goes, but not the executors.
+				"client stopped": func() { must.NoError(t, c.StopClient(0)) },
+				"client and plugin killed": func() {
+					pids := pluginPIDs(t, c, inner)
+					must.NoError(t, c.KillClient(0))
+					for _, pid := range pids {
+						must.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+					}
+				},
+			} {
+				t.Run(name+" while the task runs", func(t *testing.T) {
+					s := survivor(strings.ReplaceAll(name, " ", "-")+"-"+inner, inner)
+					run(t, c, s)
+					a := running(t, c, s.Job)
+					crash()
+					must.Eq(t, 1, processes(t, a.ID))
+					if c.ClientPID(0) == 0 {
+						must.NoError(t, c.StartClient(t.Context(), 0))
+					}
+					usable(t, c, a)
+					survived(t, c, s)
+				})
+			}
 			t.Run("plugin killed while a start hook runs", func(t *testing.T) {
 				s := spec{
 					Job: "start-" + inner, Driver: "lifecycle-" + inner, Network: portNetwork,

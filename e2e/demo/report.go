@@ -74,7 +74,7 @@ func events(ctx context.Context, out io.Writer, c *cluster.Cluster, id string) e
 
 // where tells what there is to look at.
 func where(out io.Writer, c *cluster.Cluster, binaries cluster.Binaries, alloc string) {
-	fmt.Fprintf(out, `Where to look (with -keep the cluster stays until Ctrl-C):
+	fmt.Fprintf(out, `Where to look (make demo DEMOFLAGS=-keep leaves it running until Ctrl-C):
   Consul UI   %s
   Nomad       export NOMAD_ADDR=%s CONSUL_HTTP_ADDR=%s
               %s job status %s
