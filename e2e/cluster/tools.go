@@ -51,7 +51,7 @@ func nomadTool() tool {
 	return tool{
 		name: "nomad", module: "github.com/hashicorp/nomad", pkg: "github.com/hashicorp/nomad",
 		// The tag is the one that Nomad's own build uses.
-		flags: []string{"-tags", "hashicorpmetrics"}, oldest: version{1, 10}, usually: "about 4 minutes on 2 cores",
+		flags: []string{"-tags", "hashicorpmetrics"}, oldest: version{1, 10}, usually: "about 7 minutes on 2 cores",
 	}
 }
 
@@ -61,7 +61,7 @@ func consulTool() tool {
 		// The checksum database does not know these; go.sum pins them.
 		env: []string{"GONOSUMDB=github.com/hashicorp/consul/envoyextensions," +
 			"github.com/hashicorp/consul/troubleshoot,github.com/hashicorp/consul/proto-public"},
-		oldest: version{1, 18}, usually: "about 4 minutes on 2 cores",
+		oldest: version{1, 18}, usually: "about 7 minutes on 2 cores",
 	}
 }
 
