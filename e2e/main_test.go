@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -228,40 +230,36 @@ func register(t *testing.T, c *cluster.Cluster, s spec) {
 // and returns them, newest first.
 func until(t *testing.T, c *cluster.Cluster, job, what string, ok func([]*nomadapi.Allocation) bool) []*nomadapi.Allocation {
 	t.Helper()
-	deadline := time.Now().Add(patience)
-	var index uint64
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
 	var allocs []*nomadapi.Allocation
-	for time.Now().Before(deadline) {
-		q := (&nomadapi.QueryOptions{WaitIndex: index, WaitTime: min(time.Until(deadline), 10*time.Second)}).WithContext(context.Background())
+	err := cluster.Watch(ctx, "job "+job+" is "+what, func(q *nomadapi.QueryOptions) (bool, *nomadapi.QueryMeta, error) {
 		stubs, meta, err := c.Nomad().Jobs().Allocations(job, true, q)
-		must.NoError(t, err)
-		index = meta.LastIndex
+		if err != nil {
+			return false, meta, err
+		}
 		allocs = allocs[:0]
 		for _, s := range stubs {
 			a, _, err := c.Nomad().Allocations().Info(s.ID, nil)
-			must.NoError(t, err)
+			if err != nil {
+				return false, meta, err
+			}
 			allocs = append(allocs, a)
 		}
 		sortNewest(allocs)
-		if ok(allocs) {
-			return allocs
+		return ok(allocs), meta, nil
+	})
+	if err != nil {
+		for _, a := range allocs {
+			t.Logf("alloc %s: %s, events: %s", a.ID, a.ClientStatus, strings.Join(events(a), " | "))
 		}
 	}
-	for _, a := range allocs {
-		t.Logf("alloc %s: %s, events: %s", a.ID, a.ClientStatus, strings.Join(events(a), " | "))
-	}
-	t.Fatalf("job %s: not %s within %s", job, what, patience)
-	return nil
+	must.NoError(t, err)
+	return allocs
 }
 
 func sortNewest(allocs []*nomadapi.Allocation) {
-	for i := range allocs {
-		for j := i + 1; j < len(allocs); j++ {
-			if allocs[j].CreateIndex > allocs[i].CreateIndex {
-				allocs[i], allocs[j] = allocs[j], allocs[i]
-			}
-		}
-	}
+	slices.SortFunc(allocs, func(a, b *nomadapi.Allocation) int { return cmp.Compare(b.CreateIndex, a.CreateIndex) })
 }
 
 // running waits for one running task and returns its allocation.

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	nomadapi "github.com/hashicorp/nomad/api"
+
+	"github.com/nomad-patterns/nomad-patterns/e2e/cluster"
 )
 
 const taskName = "sleeper"
@@ -40,29 +42,24 @@ func register(ctx context.Context, nomad *nomadapi.Client, job *nomadapi.Job) er
 
 // awaitAllocs waits until count allocations of the job have a task in the wanted
 // state, and returns them.
-func awaitAllocs(ctx context.Context, nomad *nomadapi.Client, job string, count int, ok func(*nomadapi.TaskState) bool) ([]*nomadapi.AllocationListStub, error) {
-	var index uint64
-	for {
-		q := (&nomadapi.QueryOptions{WaitIndex: index, WaitTime: 10 * time.Second}).WithContext(ctx)
-		allocs, meta, err := nomad.Jobs().Allocations(job, false, q)
-		if err != nil {
-			return nil, fmt.Errorf("list allocations of %s: %w", job, err)
-		}
-		index = meta.LastIndex
+func awaitAllocs(ctx context.Context, nomad *nomadapi.Client, job string, count int, ok func(*nomadapi.TaskState) bool) (allocs []*nomadapi.AllocationListStub, err error) {
+	err = cluster.Watch(ctx, "the tasks of "+job+" are as wanted", func(q *nomadapi.QueryOptions) (bool, *nomadapi.QueryMeta, error) {
+		var meta *nomadapi.QueryMeta
+		var err error
+		allocs, meta, err = nomad.Jobs().Allocations(job, false, q)
 		n := 0
 		for _, a := range allocs {
 			s := a.TaskStates[taskName]
 			if s != nil && s.Failed {
-				return nil, fmt.Errorf("task of allocation %s failed: %s", a.ID, s.Events[len(s.Events)-1].DisplayMessage)
+				return false, meta, fmt.Errorf("task of allocation %s failed: %s", a.ID, s.Events[len(s.Events)-1].DisplayMessage)
 			}
 			if s != nil && ok(s) {
 				n++
 			}
 		}
-		if n >= count {
-			return allocs, nil
-		}
-	}
+		return n >= count, meta, err
+	})
+	return allocs, err
 }
 
 func ptr[T any](v T) *T { return &v }

@@ -93,24 +93,15 @@ func (s *stateFile) stopJobs(ctx context.Context, nomad *nomadapi.Client, patien
 			return fmt.Errorf("stop job %q: %w", j.ID, err)
 		}
 	}
-	q := &nomadapi.QueryOptions{Namespace: "*", WaitTime: blockFor}
-	for {
-		allocs, meta, err := nomad.Allocations().List(q.WithContext(ctx))
-		if err != nil {
-			return fmt.Errorf("wait for allocations to end: %w", err)
-		}
-		waiting := ""
-		for _, a := range allocs {
+	return Watch(ctx, "all allocations have ended", func(q *nomadapi.QueryOptions) (bool, *nomadapi.QueryMeta, error) {
+		q.Namespace = "*"
+		allocs, meta, err := nomad.Allocations().List(q)
+		running := slices.ContainsFunc(allocs, func(a *nomadapi.AllocationListStub) bool {
 			ended := a.ClientStatus != nomadapi.AllocClientStatusRunning && a.ClientStatus != nomadapi.AllocClientStatusPending
-			if !ended && slices.Contains(names, a.NodeName) {
-				waiting = a.ID
-			}
-		}
-		if waiting == "" {
-			return nil
-		}
-		q.WaitIndex = meta.LastIndex
-	}
+			return !ended && slices.Contains(names, a.NodeName)
+		})
+		return err == nil && !running, meta, err
+	})
 }
 
 // endAgents stops the agents: the clients at the same time, then the Nomad

@@ -8,34 +8,19 @@ import (
 
 	consulapi "github.com/hashicorp/consul/api"
 	nomadapi "github.com/hashicorp/nomad/api"
+
+	"github.com/nomad-patterns/nomad-patterns/e2e/cluster"
 )
 
 const (
 	// taskName is the name of the template's task.
 	taskName = "web"
-	// waitTime is how long one blocking query may stay unanswered.
+	// waitTime is how long one blocking query of Consul may stay unanswered.
 	waitTime = 30 * time.Second
 )
 
 func query(ctx context.Context) *nomadapi.QueryOptions {
 	return (&nomadapi.QueryOptions{}).WithContext(ctx)
-}
-
-// watch repeats a blocking query of Nomad until it reports done. what completes "until".
-func watch(ctx context.Context, what string, ask func(*nomadapi.QueryOptions) (done bool, meta *nomadapi.QueryMeta, err error)) error {
-	opts := &nomadapi.QueryOptions{WaitTime: waitTime}
-	for {
-		done, meta, err := ask(opts.WithContext(ctx))
-		switch {
-		case ctx.Err() != nil:
-			return fmt.Errorf("wait until %s: %w", what, ctx.Err())
-		case err != nil:
-			return fmt.Errorf("wait until %s: %w", what, err)
-		case done:
-			return nil
-		}
-		opts.WaitIndex = meta.LastIndex
-	}
 }
 
 // awaitDeployment returns when the deployment of the job's current version has
@@ -45,7 +30,7 @@ func (s *Service) awaitDeployment(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read job: %w", err)
 	}
-	return watch(ctx, "the deployment has succeeded", func(q *nomadapi.QueryOptions) (bool, *nomadapi.QueryMeta, error) {
+	return cluster.Watch(ctx, "the deployment has succeeded", func(q *nomadapi.QueryOptions) (bool, *nomadapi.QueryMeta, error) {
 		d, meta, err := s.nomad.Jobs().LatestDeployment(s.opts.Name, q)
 		if err != nil || d == nil || d.JobVersion < *job.Version {
 			return false, meta, err
@@ -61,7 +46,7 @@ func (s *Service) awaitDeployment(ctx context.Context) error {
 }
 
 func (s *Service) awaitAlloc(ctx context.Context, id, what string, ok func(*nomadapi.Allocation) bool) error {
-	return watch(ctx, what, func(q *nomadapi.QueryOptions) (bool, *nomadapi.QueryMeta, error) {
+	return cluster.Watch(ctx, what, func(q *nomadapi.QueryOptions) (bool, *nomadapi.QueryMeta, error) {
 		a, meta, err := s.nomad.Allocations().Info(id, q)
 		if err != nil {
 			return false, meta, err
@@ -74,7 +59,7 @@ func (s *Service) awaitAlloc(ctx context.Context, id, what string, ok func(*noma
 }
 
 func (s *Service) awaitAllocs(ctx context.Context, what string, ok func([]*nomadapi.AllocationListStub) bool) error {
-	return watch(ctx, what, func(q *nomadapi.QueryOptions) (bool, *nomadapi.QueryMeta, error) {
+	return cluster.Watch(ctx, what, func(q *nomadapi.QueryOptions) (bool, *nomadapi.QueryMeta, error) {
 		allocs, meta, err := s.nomad.Jobs().Allocations(s.opts.Name, false, q)
 		return err == nil && ok(allocs), meta, err
 	})
