@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -24,6 +23,7 @@ type nomadConfig struct {
 	HTTP, RPC  int
 	Serf       int // server only
 	ConsulAddr string
+	ConsulSock string // clients only
 	ServerRPC  string // clients only: address of the server
 	AllocDir   string
 	MinDynamic int
@@ -102,7 +102,8 @@ client {
 
   meta {
     # For jobs that talk to the Consul agent of their node.
-    consul_http = {{ q .ConsulAddr }}
+    consul_http   = {{ q .ConsulAddr }}
+    consul_socket = {{ q .ConsulSock }}
   }
 
   # The clients of a cluster share loopback.
@@ -197,59 +198,6 @@ func (n nomadConfig) render(server bool) (string, error) {
 	return b.String(), nil
 }
 
-// consulConfig renders the configuration of the Consul server.
-func consulConfig(l layout, logLevel string) (string, error) {
-	p := l.ports
-	b, err := json.MarshalIndent(map[string]any{
-		"node_name":        "consul-" + l.id,
-		"data_dir":         filepath.Join(l.agentDir("consul"), "data"),
-		"server":           true,
-		"bootstrap_expect": 1,
-		"bind_addr":        "127.0.0.1",
-		"client_addr":      "127.0.0.1",
-		"log_level":        logLevel,
-		"ui_config":        map[string]any{"enabled": true},
-		"performance":      map[string]any{"raft_multiplier": 1},
-		// All programs of a cluster share one address.
-		"limits":               map[string]any{"http_max_conns_per_client": 2000, "rpc_max_conns_per_client": 2000},
-		"disable_update_check": true,
-		"leave_on_terminate":   false,
-		"ports": map[string]int{
-			"http": p.consulHTTP, "grpc": p.consulGRPC, "grpc_tls": -1, "dns": p.consulDNS,
-			"server": p.consulServer, "serf_lan": p.consulLAN, "serf_wan": p.consulWAN,
-		},
-	}, "", "  ")
-	if err != nil {
-		return "", fmt.Errorf("render configuration of consul: %w", err)
-	}
-	return string(b) + "\n", nil
-}
-
-// consulClientConfig renders the configuration of the Consul agent of client i.
-func consulClientConfig(l layout, i int, logLevel string) (string, error) {
-	p := l.ports.clients[i]
-	b, err := json.MarshalIndent(map[string]any{
-		"node_name":            consulName(i) + "-" + l.id,
-		"data_dir":             filepath.Join(l.agentDir(consulName(i)), "data"),
-		"server":               false,
-		"bind_addr":            "127.0.0.1",
-		"client_addr":          "127.0.0.1",
-		"log_level":            logLevel,
-		"retry_join":           []string{loopbackAddr(l.ports.consulLAN)},
-		"retry_interval":       "1s",
-		"limits":               map[string]any{"http_max_conns_per_client": 2000},
-		"disable_update_check": true,
-		"leave_on_terminate":   false,
-		"ports": map[string]int{
-			"http": p.consulHTTP, "grpc": -1, "grpc_tls": -1, "dns": -1, "serf_lan": p.consulLAN,
-		},
-	}, "", "  ")
-	if err != nil {
-		return "", fmt.Errorf("render configuration of %s: %w", consulName(i), err)
-	}
-	return string(b) + "\n", nil
-}
-
 // serverConfig is the data of the Nomad server.
 func serverConfig(l layout, logLevel string) nomadConfig {
 	return nomadConfig{
@@ -266,7 +214,7 @@ func clientConfig(l layout, i int, logLevel string, docker bool, plugins []plugi
 	return nomadConfig{
 		Name: clientName(i), Dir: filepath.Join(l.clientDir(i), "data"), LogLevel: logLevel,
 		HTTP: p.http, RPC: p.rpc, Serf: l.ports.serverSerf,
-		ConsulAddr: loopbackAddr(p.consulHTTP), ServerRPC: loopbackAddr(l.ports.serverRPC),
+		ConsulAddr: loopbackAddr(p.consulHTTP), ConsulSock: l.consulSocket(i), ServerRPC: loopbackAddr(l.ports.serverRPC),
 		AllocDir: l.allocDir(i), MinDynamic: p.minDynamic, MaxDynamic: p.maxDynamic,
 		CNIPath: cniPath, PluginDir: l.pluginDir(),
 		Docker: docker, InfraImage: infraImage, Plugins: plugins,

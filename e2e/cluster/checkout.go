@@ -55,29 +55,42 @@ func moduleOf(file string) (path string, err error) {
 // BuildPlugin builds the lifecycle plugin of this checkout and returns the
 // path of the program, bin/nomad-driver-lifecycle.
 func BuildPlugin(ctx context.Context, progress io.Writer) (string, error) {
+	return buildProgram(ctx, progress, "nomad-driver-lifecycle", "./plugin")
+}
+
+// BuildAgent builds an agent of this checkout, for example "elector", and returns
+// the path of the program, bin/elector. It is static, so that it runs in any image.
+func BuildAgent(ctx context.Context, progress io.Writer, name string) (string, error) {
+	return buildProgram(ctx, progress, name, "./agents/"+name, "CGO_ENABLED=0")
+}
+
+// buildProgram builds a package into bin.
+func buildProgram(ctx context.Context, progress io.Writer, name, pkg string, env ...string) (string, error) {
+	fail := func(err error) (string, error) { return "", fmt.Errorf("build %s: %w", name, err) }
 	root, err := Checkout()
 	if err != nil {
-		return "", fmt.Errorf("build plugin: %w", err)
+		return fail(err)
 	}
-	path := filepath.Join(root, "bin", "nomad-driver-lifecycle")
+	path := filepath.Join(root, "bin", name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return "", fmt.Errorf("build plugin: %w", err)
+		return fail(err)
 	}
 	unlock, err := lockFile(filepath.Join(root, "bin", ".lock"))
 	if err != nil {
-		return "", fmt.Errorf("build plugin: %w", err)
+		return fail(err)
 	}
 	defer unlock()
-	// A running plugin keeps its file open: the new program gets a new one.
+	// A running program keeps its file open: the new one gets a new one.
 	tmp := path + ".new"
-	say(progress, "building the plugin")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", tmp, "./plugin")
+	say(progress, "building %s", name)
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", tmp, pkg)
 	cmd.Dir = root
+	cmd.Env = append(os.Environ(), env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build plugin: %w: %s", err, out)
+		return fail(fmt.Errorf("%w: %s", err, out))
 	}
 	if err := os.Rename(tmp, path); err != nil {
-		return "", fmt.Errorf("build plugin: %w", err)
+		return fail(err)
 	}
 	return path, nil
 }

@@ -3,11 +3,10 @@ package cluster
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
-	"sync"
 
 	consulapi "github.com/hashicorp/consul/api"
 	nomadapi "github.com/hashicorp/nomad/api"
@@ -24,39 +23,14 @@ type Node struct {
 // Cluster is a running Consul with a running Nomad. Its methods may be called
 // from several goroutines.
 type Cluster struct {
+	*base
 	cfg     Config
 	drivers []string // usable on every node, sorted
 	nodes   []Node   // in client order
-	layout  layout
-	state   *stateFile
-	dog     *watchdog // nil if detached
 
-	nomad     *nomadapi.Client
-	consul    *consulapi.Client
-	transport *http.Transport // shared by both API clients
-
-	// mu guards what follows. An entry of clientP is nil while that client is
-	// down.
-	mu       sync.Mutex
-	consulP  *process
-	consulCP []*process // Consul agents of the clients, in client order
-	serverP  *process
-	clientP  []*process
-	keep     bool // as Config.Keep, or set by Keep
-
-	stopOnce sync.Once
-	stopErr  error
+	nomad  *nomadapi.Client
+	consul *consulapi.Client
 }
-
-// ID is a short name of the cluster, unique on this machine.
-func (c *Cluster) ID() string { return c.layout.id }
-
-// Dir is the root of the data of all agents.
-func (c *Cluster) Dir() string { return c.layout.dir }
-
-// LogDir holds one log file per process: consul.log, server.log,
-// client0.log, … It is removed by Stop unless the cluster is kept.
-func (c *Cluster) LogDir() string { return c.layout.logDir() }
 
 // NomadAddr is the HTTP address of the Nomad server, http://127.0.0.1:port.
 func (c *Cluster) NomadAddr() string { return loopbackURL(c.layout.ports.serverHTTP) }
@@ -93,48 +67,41 @@ func (c *Cluster) Env() []string {
 	return []string{"NOMAD_ADDR=" + c.NomadAddr(), "CONSUL_HTTP_ADDR=" + c.ConsulAddr()}
 }
 
+// Binary is the nomad program that runs.
+func (c *Cluster) Binary() string { return c.cfg.Binaries.Nomad }
+
 // CLI runs the nomad command with these arguments against the cluster and
 // returns its standard output and standard error together. The error holds
 // the output too.
 func (c *Cluster) CLI(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, c.cfg.Binaries.Nomad, args...)
-	cmd.Env = append(os.Environ(), c.Env()...)
-	cmd.Env = append(cmd.Env, "NOMAD_CLI_NO_COLOR=1")
+	return runCLI(ctx, c.cfg.Binaries.Nomad, append(c.Env(), "NOMAD_CLI_NO_COLOR=1"), args...)
+}
+
+// runCLI runs a command and returns all its output, which is in the error too.
+func runCLI(ctx context.Context, binary string, env []string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Env = append(os.Environ(), env...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return string(out), fmt.Errorf("nomad %v: %w: %s", args, err, out)
+		return string(out), fmt.Errorf("%s %v: %w: %s", filepath.Base(binary), args, err, out)
 	}
 	return string(out), nil
 }
 
-// Keep makes Stop leave Dir in place, for example because a test failed.
-func (c *Cluster) Keep() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.keep = true
-}
-
 // KillClient ends the agent of client i with SIGKILL, as a crash would: its
 // plugins, executors and tasks go on running. It returns when the agent is gone.
-func (c *Cluster) KillClient(i int) error { return c.endClient(i, true) }
+func (c *Cluster) KillClient(i int) error { return c.end(clientName(i), true) }
 
 // StopClient ends the agent of client i with SIGINT. As with KillClient its
 // tasks go on running: Nomad finds them again at StartClient.
-func (c *Cluster) StopClient(i int) error { return c.endClient(i, false) }
+func (c *Cluster) StopClient(i int) error { return c.end(clientName(i), false) }
 
 // StartClient starts client i again on its old data and ports and returns when
 // its node is ready and its drivers are healthy.
 func (c *Cluster) StartClient(ctx context.Context, i int) error { return c.restartClient(ctx, i) }
 
 // ClientPID is the process ID of the agent of client i, or 0 while it is down.
-func (c *Cluster) ClientPID(i int) int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if p := c.clientP[i]; p != nil {
-		return p.ident.PID
-	}
-	return 0
-}
+func (c *Cluster) ClientPID(i int) int { return c.pid(clientName(i)) }
 
 // PluginPIDs are the processes of the lifecycle plugin that belong to client i
 // and decorate the given driver ("docker" or "lifecycle-docker"). Nomad may
@@ -150,11 +117,4 @@ func (c *Cluster) PluginPIDs(i int, driver string) ([]int, error) {
 func (c *Cluster) Stop() error {
 	c.stopOnce.Do(func() { c.stopErr = c.stop() })
 	return c.stopErr
-}
-
-// Leftovers lists in plain words what exists of the cluster now: processes,
-// containers, mounts, network namespaces, cgroups. After Stop it should be
-// empty.
-func (c *Cluster) Leftovers(ctx context.Context) ([]string, error) {
-	return c.state.leftovers(ctx)
 }

@@ -4,7 +4,9 @@
 //
 // A cluster is one Consul server, one Nomad server and any number of Nomad
 // client agents, each a process of its own, all listening on loopback. The
-// server runs no tasks, so a test may kill any client it likes.
+// server runs no tasks, so a test may kill any client it likes. [StartConsul]
+// starts a Consul of several servers and client agents without Nomad, whose
+// agents a test may kill and pause one by one.
 //
 // # Guarantees
 //

@@ -36,6 +36,12 @@ func clientName(i int) string { return "client" + strconv.Itoa(i) }
 // consulName is the name of the Consul agent of client i, of its directory and log.
 func consulName(i int) string { return "consul" + strconv.Itoa(i) }
 
+// consulSocket is where the Consul agent of client i listens besides, for tasks
+// with a network of their own.
+func (l layout) consulSocket(i int) string {
+	return filepath.Join(l.agentDir(consulName(i)), "http.sock")
+}
+
 // clientDir is short because sockets lie below it.
 func (l layout) clientDir(i int) string { return filepath.Join(l.dir, "c"+strconv.Itoa(i)) }
 
@@ -119,9 +125,9 @@ func (p portPlan) agents() []int {
 	return list
 }
 
-// free returns an error that names the first port that somebody listens on.
-func (p portPlan) free() error {
-	for _, port := range p.agents() {
+// portsFree returns an error that names the first port that somebody listens on.
+func portsFree(ports []int) error {
+	for _, port := range ports {
 		l, err := net.Listen("tcp", loopbackAddr(port))
 		if err != nil {
 			return fmt.Errorf("port %d: %w", port, err)

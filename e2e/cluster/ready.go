@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"time"
 
 	consulapi "github.com/hashicorp/consul/api"
@@ -23,7 +22,7 @@ const (
 )
 
 // poll calls try until it succeeds, an agent has ended, or ctx is over.
-func (c *Cluster) poll(ctx context.Context, what string, try func(context.Context) error) error {
+func (b *base) poll(ctx context.Context, what string, try func(context.Context) error) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
@@ -33,7 +32,7 @@ func (c *Cluster) poll(ctx context.Context, what string, try func(context.Contex
 		if err == nil {
 			return nil
 		}
-		if dead := c.dead(); dead != "" {
+		if dead := b.dead(); dead != "" {
 			return fmt.Errorf("wait for %s: %s has ended: %w", what, dead, err)
 		}
 		select {
@@ -42,18 +41,6 @@ func (c *Cluster) poll(ctx context.Context, what string, try func(context.Contex
 		case <-tick.C:
 		}
 	}
-}
-
-// dead names an agent that ended though nobody stopped it.
-func (c *Cluster) dead() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, p := range slices.Concat([]*process{c.consulP, c.serverP}, c.consulCP, c.clientP) {
-		if p != nil && !p.running() {
-			return p.name
-		}
-	}
-	return ""
 }
 
 // waitServers waits until Consul and the Nomad server work.
@@ -78,20 +65,25 @@ func (c *Cluster) waitServers(ctx context.Context) error {
 func (c *Cluster) waitConsulClients(ctx context.Context) error {
 	for i, p := range c.layout.ports.clients {
 		err := c.poll(ctx, consulName(i), func(ctx context.Context) error {
-			var leader string
-			if err := c.get(ctx, loopbackURL(p.consulHTTP)+"/v1/status/leader", &leader); err != nil {
-				return err
-			}
-			if leader == "" {
-				return errors.New("it knows no leader yet")
-			}
-			return nil
+			_, err := c.consulLeader(ctx, p.consulHTTP)
+			return err
 		})
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// consulLeader asks the Consul agent on a port for the RPC address of the leader.
+func (b *base) consulLeader(ctx context.Context, port int) (leader string, err error) {
+	if err := b.get(ctx, loopbackURL(port)+"/v1/status/leader", &leader); err != nil {
+		return "", err
+	}
+	if leader == "" {
+		return "", errors.New("it knows no leader yet")
+	}
+	return leader, nil
 }
 
 // waitClients waits for all that Start promises about the clients, and fills
@@ -117,12 +109,17 @@ func (c *Cluster) waitClients(ctx context.Context, wanted []string) error {
 
 // consulWorks checks that Consul has a leader and takes a write.
 func (c *Cluster) consulWorks(ctx context.Context) error {
+	return takesWrites(ctx, c.consul, c.layout.id)
+}
+
+// takesWrites checks that a write through a Consul agent reaches a leader.
+func takesWrites(ctx context.Context, consul *consulapi.Client, value string) error {
 	const key = "nomad-patterns/ready"
 	q := (&consulapi.WriteOptions{}).WithContext(ctx)
-	if _, err := c.consul.KV().Put(&consulapi.KVPair{Key: key, Value: []byte(c.layout.id)}, q); err != nil {
+	if _, err := consul.KV().Put(&consulapi.KVPair{Key: key, Value: []byte(value)}, q); err != nil {
 		return fmt.Errorf("write to consul: %w", err)
 	}
-	if _, err := c.consul.KV().Delete(key, q); err != nil {
+	if _, err := consul.KV().Delete(key, q); err != nil {
 		return fmt.Errorf("delete from consul: %w", err)
 	}
 	return nil
@@ -182,12 +179,12 @@ func (c *Cluster) waitKeyring(ctx context.Context) error {
 }
 
 // get reads JSON from an address for which the API client has no method.
-func (c *Cluster) get(ctx context.Context, address string, result any) error {
+func (b *base) get(ctx context.Context, address string, result any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return fmt.Errorf("get %s: %w", address, err)
 	}
-	resp, err := defaultClient(c.transport).Do(req)
+	resp, err := defaultClient(b.transport).Do(req)
 	if err != nil {
 		return fmt.Errorf("get %s: %w", address, err)
 	}

@@ -32,14 +32,7 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cluster configuration: %w", err)
 	}
-	swept, err := Sweep(ctx)
-	for _, s := range swept {
-		say(cfg.Progress, "swept what a dead process left: %s", s)
-	}
-	if err != nil {
-		// The old cluster has its own ports and directory: it is not in the way.
-		say(cfg.Progress, "sweep: %v", err)
-	}
+	sweepDead(ctx, cfg.Progress)
 	if cfg.Binaries.Nomad == "" || cfg.Binaries.Consul == "" {
 		found, err := Tools(ctx, cfg.Progress)
 		if err != nil {
@@ -58,14 +51,7 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	for attempt := 1; ; attempt++ {
-		c, err := startOnce(ctx, cfg, docker)
-		if errors.Is(err, errPortTaken) && attempt < startAttempts && !cfg.StandardPorts {
-			say(cfg.Progress, "%v, trying others", errPortTaken)
-			continue
-		}
-		return c, err
-	}
+	return again(cfg.Progress, cfg.StandardPorts, func() (*Cluster, error) { return startOnce(ctx, cfg, docker) })
 }
 
 // useDocker decides whether the engine is used and prepares its infra image.
@@ -145,40 +131,19 @@ func prepareDir(dir, id string) (string, error) {
 
 // startOnce is Start on one choice of ports.
 func startOnce(ctx context.Context, cfg Config, docker bool) (*Cluster, error) {
-	id, err := newID()
+	var ports portPlan
+	b, err := claim(record{Detached: cfg.Detached, Docker: docker, Keep: cfg.Keep, Name: cfg.name},
+		cfg.Dir, cfg.Progress, func(block int) (list []int, err error) {
+			ports, err = planPorts(block, cfg.Clients, cfg.StandardPorts)
+			return ports.agents(), err
+		})
 	if err != nil {
 		return nil, err
 	}
-	boot, err := bootID()
-	if err != nil {
-		return nil, err
-	}
-	self, err := identOf(os.Getpid())
-	if err != nil {
-		return nil, err
-	}
-	dir, err := prepareDir(cfg.Dir, id)
-	if err != nil {
-		return nil, err
-	}
-	state, ports, err := reserve(record{
-		ID: id, Dir: dir, Boot: boot, Owner: self, Detached: cfg.Detached, Docker: docker,
-		Keep: cfg.Keep, Agents: map[string]ident{}, Created: time.Now().UTC(), Name: cfg.name,
-	}, cfg.Clients, cfg.StandardPorts)
-	if err != nil {
-		return nil, errors.Join(err, os.Remove(dir))
-	}
-	c := &Cluster{
-		cfg: cfg, layout: layout{id: id, dir: dir, ports: ports}, state: state, keep: cfg.Keep,
-		clientP:   make([]*process, cfg.Clients),
-		transport: newTransport(),
-	}
+	b.layout.ports = ports
+	c := &Cluster{base: b, cfg: cfg}
 	if err := c.bringUp(ctx, docker); err != nil {
-		tails := c.logTails()
-		if strings.Contains(tails, "address already in use") {
-			err = errors.Join(errPortTaken, err)
-		}
-		return nil, errors.Join(fmt.Errorf("start cluster: %w%s", err, tails), c.Stop())
+		return nil, c.failed(err, c.Stop)
 	}
 	return c, nil
 }
@@ -205,6 +170,10 @@ func (c *Cluster) bringUp(ctx context.Context, docker bool) error {
 	for _, p := range plugins {
 		wanted = append(wanted, p.Label)
 	}
+	err := c.state.update(func(r *record) { r.NomadAddr, r.ConsulAddr = c.NomadAddr(), c.ConsulAddr() })
+	if err != nil {
+		return err
+	}
 	if err := writeFiles(c.layout, c.cfg, docker, plugins); err != nil {
 		return err
 	}
@@ -212,11 +181,9 @@ func (c *Cluster) bringUp(ctx context.Context, docker bool) error {
 		return err
 	}
 	if !c.cfg.Detached {
-		dog, err := startWatchdog(c.layout, c.state)
-		if err != nil {
+		if err := c.guard(); err != nil {
 			return err
 		}
-		c.dog = dog
 	}
 	say(c.cfg.Progress, "starting Consul and Nomad with %d client(s) in %s", c.cfg.Clients, c.layout.dir)
 	if err := c.launchServers(); err != nil {
@@ -263,78 +230,31 @@ func (c *Cluster) makeAPIs() error {
 
 // launchServers starts the agents of Consul and of the Nomad server.
 func (c *Cluster) launchServers() error {
-	l := c.layout
-	dir := l.agentDir("consul")
-	p, err := l.spawn("consul", dir, c.cfg.Binaries.Consul, "agent", "-config-file="+filepath.Join(dir, "consul.json"))
-	if err != nil {
+	if err := c.launchConsul("consul"); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	c.consulP = p
-	c.mu.Unlock()
-	if err := c.record(p); err != nil {
-		return err
-	}
-	dir = l.agentDir("server")
-	p, err = l.spawn("server", dir, c.cfg.Binaries.Nomad, "agent",
-		"-config="+filepath.Join(dir, "agent.hcl"), "-config="+filepath.Join(l.dir, "extra.hcl"))
-	if err != nil {
-		return err
-	}
-	c.mu.Lock()
-	c.serverP = p
-	c.mu.Unlock()
-	return c.record(p)
+	return c.launchNomad("server", c.layout.agentDir("server"))
 }
 
 // launchConsulClient starts the Consul agent of client i. It goes on running while
 // the Nomad client is down.
-func (c *Cluster) launchConsulClient(i int) error {
-	l := c.layout
-	dir := l.agentDir(consulName(i))
-	p, err := l.spawn(consulName(i), dir, c.cfg.Binaries.Consul, "agent", "-config-file="+filepath.Join(dir, "consul.json"))
-	if err != nil {
-		return err
-	}
-	c.mu.Lock()
-	c.consulCP = append(c.consulCP, p)
-	c.mu.Unlock()
-	return c.record(p)
-}
+func (c *Cluster) launchConsulClient(i int) error { return c.launchConsul(consulName(i)) }
 
 // launchClient starts the agent of client i.
 func (c *Cluster) launchClient(i int) error {
-	l := c.layout
-	dir := l.clientDir(i)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if p := c.clientP[i]; p != nil && p.running() {
-		return fmt.Errorf("client %d runs already", i)
-	}
-	p, err := l.spawn(clientName(i), dir, c.cfg.Binaries.Nomad, "agent",
-		"-config="+filepath.Join(dir, "agent.hcl"), "-config="+filepath.Join(l.dir, "extra.hcl"))
-	if err != nil {
-		return err
-	}
-	c.clientP[i] = p
-	return c.record(p)
+	return c.launchNomad(clientName(i), c.layout.clientDir(i))
 }
 
-// record notes the process in the state file.
-func (c *Cluster) record(p *process) error {
-	return c.state.update(func(r *record) { r.Agents[p.name] = p.ident })
+// launchConsul starts a Consul agent on its configuration.
+func (c *Cluster) launchConsul(name string) error {
+	dir := c.layout.agentDir(name)
+	return c.launch(name, dir, c.cfg.Binaries.Consul, "agent", "-config-file="+filepath.Join(dir, "consul.json"))
 }
 
-// endClient stops or kills the agent of client i.
-func (c *Cluster) endClient(i int, kill bool) error {
-	c.mu.Lock()
-	p := c.clientP[i]
-	c.clientP[i] = nil
-	c.mu.Unlock()
-	if p == nil {
-		return fmt.Errorf("client %d is not running", i)
-	}
-	return p.end(kill, agentPatience)
+// launchNomad starts a Nomad agent on its configuration.
+func (c *Cluster) launchNomad(name, dir string) error {
+	return c.launch(name, dir, c.cfg.Binaries.Nomad, "agent",
+		"-config="+filepath.Join(dir, "agent.hcl"), "-config="+filepath.Join(c.layout.dir, "extra.hcl"))
 }
 
 // restartClient starts client i again and waits for its node.
@@ -348,25 +268,6 @@ func (c *Cluster) restartClient(ctx context.Context, i int) error {
 		return err
 	}
 	return c.waitNode(ctx, c.nodes[i].ID, c.drivers)
-}
-
-// logTails is the end of every log, for an error.
-func (c *Cluster) logTails() string {
-	const lines = 12
-	paths, err := filepath.Glob(filepath.Join(c.LogDir(), "*.log"))
-	if err != nil {
-		return ""
-	}
-	var b strings.Builder
-	for _, path := range paths {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			continue
-		}
-		all := strings.Split(strings.TrimSpace(string(text)), "\n")
-		fmt.Fprintf(&b, "\n--- %s\n%s", filepath.Base(path), strings.Join(all[max(0, len(all)-lines):], "\n"))
-	}
-	return b.String()
 }
 
 // say writes one line for a person. Progress that cannot be shown is not worth

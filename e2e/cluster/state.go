@@ -171,20 +171,21 @@ func loadStates(dir string) ([]*stateFile, error) {
 }
 
 // reserve chooses a port block that no other cluster has and whose ports are
-// free, and writes the first state file with it.
-func reserve(r record, clients int, standard bool) (*stateFile, portPlan, error) {
+// free, and writes the first state file with it. plan deals out the ports of a
+// block and lists those that the agents listen on; its last call counts.
+func reserve(r record, plan func(block int) ([]int, error)) (*stateFile, error) {
 	dir, err := stateDir()
 	if err != nil {
-		return nil, portPlan{}, err
+		return nil, err
 	}
 	unlock, err := lockFile(filepath.Join(dir, ".lock"))
 	if err != nil {
-		return nil, portPlan{}, err
+		return nil, err
 	}
 	defer unlock()
 	states, err := loadStates(dir)
 	if err != nil {
-		return nil, portPlan{}, err
+		return nil, err
 	}
 	taken := map[int]bool{}
 	for _, s := range states {
@@ -197,22 +198,21 @@ func reserve(r record, clients int, standard bool) (*stateFile, portPlan, error)
 		if taken[b] {
 			continue
 		}
-		var plan portPlan
-		if plan, err = planPorts(b, clients, standard); err != nil {
-			return nil, portPlan{}, err
+		var ports []int
+		if ports, err = plan(b); err != nil {
+			return nil, err
 		}
-		if err = plan.free(); err != nil {
+		if err = portsFree(ports); err != nil {
 			continue
 		}
 		r.Block = b
-		r.NomadAddr, r.ConsulAddr = loopbackURL(plan.serverHTTP), loopbackURL(plan.consulHTTP)
 		s := &stateFile{record: r, path: filepath.Join(dir, r.ID+".json")}
 		if err = s.write(); err != nil {
-			return nil, portPlan{}, err
+			return nil, err
 		}
-		return s, plan, nil
+		return s, nil
 	}
-	return nil, portPlan{}, fmt.Errorf("no free ports: %w", err)
+	return nil, fmt.Errorf("no free ports: %w", err)
 }
 
 // lockFile takes an exclusive lock between processes and waits for it. The

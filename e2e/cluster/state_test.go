@@ -63,9 +63,15 @@ func TestPortPlan_Free(t *testing.T) {
 	addr, ok := l.Addr().(*net.TCPAddr)
 	must.True(t, ok)
 	p := portPlan{serverHTTP: addr.Port} // the others are 0, which is always free
-	must.ErrorContains(t, p.free(), "in use")
+	must.ErrorContains(t, portsFree(p.agents()), "in use")
 	must.NoError(t, l.Close())
-	must.NoError(t, p.free())
+	must.NoError(t, portsFree(p.agents()))
+}
+
+// blockPorts is a plan for reserve.
+func blockPorts(block int) ([]int, error) {
+	p, err := planPorts(block, 2, false)
+	return p.agents(), err
 }
 
 func TestReserve(t *testing.T) {
@@ -74,7 +80,7 @@ func TestReserve(t *testing.T) {
 	for range 4 {
 		id, err := newID()
 		must.NoError(t, err)
-		s, _, err := reserve(record{ID: id, Dir: "/tmp/np-" + id}, 2, false)
+		s, err := reserve(record{ID: id, Dir: "/tmp/np-" + id}, blockPorts)
 		must.NoError(t, err)
 		must.False(t, blocks[s.Block])
 		blocks[s.Block] = true
@@ -133,7 +139,7 @@ func TestSweepAndForget(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "np-"+id)
 	task := filepath.Join(dir, "c0", "a", "5d845b88-5bd5-a761-12b0-12600b4abcc3", "web")
 	must.NoError(t, os.MkdirAll(task, 0o755))
-	s, _, err := reserve(record{ID: id, Dir: dir}, 1, false)
+	s, err := reserve(record{ID: id, Dir: dir}, blockPorts)
 	must.NoError(t, err)
 
 	start := func(dir string, env ...string) *exec.Cmd {

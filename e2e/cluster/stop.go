@@ -21,11 +21,7 @@ const agentPatience = 5 * time.Second
 func (c *Cluster) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.StopTimeout)
 	defer cancel()
-	var errs []error
-	c.mu.Lock()
-	keep := c.keep
-	c.mu.Unlock()
-	errs = append(errs, c.state.update(func(r *record) { r.Keep = keep }))
+	errs := []error{c.noteKeep()}
 	if c.nomad != nil && c.nodes != nil { // it was ready once
 		if err := c.state.stopJobs(ctx, c.nomad, c.cfg.StopTimeout/2); err != nil {
 			// What does not stop by itself is killed below.
@@ -33,24 +29,7 @@ func (c *Cluster) stop() error {
 		}
 	}
 	errs = append(errs, c.state.endAgents(ctx))
-	c.mu.Lock()
-	procs := slices.Concat([]*process{c.consulP, c.serverP}, c.consulCP, c.clientP)
-	c.mu.Unlock()
-	errs = append(errs, c.state.sweepAndForget(ctx))
-	for _, p := range procs {
-		if p == nil {
-			continue
-		}
-		select {
-		case <-p.done: // the sweep has killed it
-		case <-ctx.Done():
-			errs = append(errs, fmt.Errorf("wait for the end of %s: %w", p.name, ctx.Err()))
-		}
-	}
-	if c.dog != nil {
-		errs = append(errs, c.dog.release())
-	}
-	c.transport.CloseIdleConnections()
+	errs = append(errs, c.clear(ctx))
 	return errors.Join(errs...)
 }
 

@@ -32,8 +32,30 @@ func Start(t testing.TB, cfg cluster.Config) *cluster.Cluster {
 	return c
 }
 
+// StartConsul is Start for a Consul without Nomad.
+func StartConsul(t testing.TB, cfg cluster.ConsulConfig) *cluster.Consul {
+	t.Helper()
+	if cfg.Progress == nil {
+		cfg.Progress = testWriter{t}
+	}
+	c, err := cluster.StartConsul(t.Context(), cfg)
+	if err != nil {
+		t.Fatalf("start consul: %v", err)
+	}
+	t.Cleanup(func() { end(t, c) })
+	return c
+}
+
+// stopper is any kind of cluster.
+type stopper interface {
+	Keep()
+	Stop() error
+	Leftovers(ctx context.Context) ([]string, error)
+	LogDir() string
+}
+
 // end stops the cluster and reports.
-func end(t testing.TB, c *cluster.Cluster) {
+func end(t testing.TB, c stopper) {
 	if t.Failed() {
 		c.Keep()
 	}

@@ -40,7 +40,8 @@ client {
 
   meta {
     # For jobs that talk to the Consul agent of their node.
-    consul_http = "127.0.0.1:12011"
+    consul_http   = "127.0.0.1:12011"
+    consul_socket = "/tmp/np-abc/consul0/http.sock"
   }
 
   # The clients of a cluster share loopback.

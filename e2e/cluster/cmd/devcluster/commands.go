@@ -57,6 +57,45 @@ func plugin(ctx context.Context, _ []string) error {
 	return nil
 }
 
+// agentNames are the programs of agents/.
+var agentNames = []string{"elector"}
+
+// agents builds the agents.
+func agents(ctx context.Context, _ []string) error {
+	for _, name := range agentNames {
+		path, err := cluster.BuildAgent(ctx, os.Stderr, name)
+		if err != nil {
+			return err
+		}
+		fmt.Println(path)
+	}
+	return nil
+}
+
+// images builds what the job templates run on Docker by default: an image of each
+// agent with nothing else in it, and busybox.
+func images(ctx context.Context, _ []string) error {
+	if err := cluster.Require(ctx, os.Stderr, cluster.Busybox()); err != nil {
+		return err
+	}
+	files := map[string]string{"busybox": "/bin/busybox"}
+	for _, name := range agentNames {
+		path, err := cluster.BuildAgent(ctx, os.Stderr, name)
+		if err != nil {
+			return err
+		}
+		files[name] = path
+	}
+	for name, path := range files {
+		tag := "nomad-patterns/" + name + ":1"
+		if err := cluster.BuildImage(ctx, tag, map[string]string{"/bin/" + name: path}, cluster.ImageOptions{}); err != nil {
+			return err
+		}
+		fmt.Println(tag)
+	}
+	return nil
+}
+
 // deps installs packages.
 func deps(ctx context.Context, _ []string) error {
 	return cluster.Require(ctx, os.Stderr,

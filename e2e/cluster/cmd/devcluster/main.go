@@ -3,6 +3,8 @@
 //
 //	devcluster tools            find or build nomad and consul
 //	devcluster plugin           build the lifecycle plugin
+//	devcluster agents           build the agents
+//	devcluster images           build the Docker images of the job templates
 //	devcluster deps             install the Debian packages that are used
 //	devcluster up [flags]       start a cluster that keeps running
 //	devcluster status           tell where it is
@@ -32,11 +34,11 @@ func main() {
 // run is the command; it returns the exit code.
 func run(ctx context.Context, args []string) int {
 	commands := map[string]func(context.Context, []string) error{
-		"tools": tools, "plugin": plugin, "deps": deps, "up": up, "down": down,
+		"tools": tools, "plugin": plugin, "agents": agents, "images": images, "deps": deps, "up": up, "down": down,
 		"status": status, "sweep": sweep, "lint": lint,
 	}
 	if len(args) == 0 || commands[args[0]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: devcluster tools|plugin|deps|up|status|down|sweep|lint")
+		fmt.Fprintln(os.Stderr, "usage: devcluster tools|plugin|agents|images|deps|up|status|down|sweep|lint")
 		return exitUsage
 	}
 	return exitCode(commands[args[0]](ctx, args[1:]))
