@@ -1,0 +1,74 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
+	"github.com/nomad-patterns/nomad-patterns/election"
+)
+
+// refusal is an error that says besides how things are, so that the client need not
+// ask who leads instead.
+type refusal struct {
+	*agent.HTTPError
+	Status *election.Status `json:"status"`
+}
+
+// named checks the name of the election before the handler sees it.
+func (s *Server) named(h func(w http.ResponseWriter, r *http.Request, name string)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		name := r.PathValue("name")
+		if err := election.CheckName(name); err != nil {
+			fail(w, err)
+			return
+		}
+		h(w, r, name)
+	}
+}
+
+// fail answers with an error of this package or of package election.
+func fail(w http.ResponseWriter, err error) { agent.WriteError(w, asAnswer(err)) }
+
+// asAnswer gives an error the status that it stands for.
+func asAnswer(err error) error {
+	var answer *agent.HTTPError
+	var field *election.FieldError
+	switch {
+	case errors.As(err, &answer):
+		return err
+	case errors.As(err, &field):
+		return agent.Errorf(http.StatusBadRequest, field.Field, "%s", field.Problem)
+	case errors.Is(err, election.ErrUnknown), errors.Is(err, election.ErrLeft), errors.Is(err, election.ErrLeaseExpired):
+		return agent.Errorf(http.StatusNotFound, "", "%v", err)
+	case errors.Is(err, election.ErrUnknownCandidate):
+		return agent.Errorf(http.StatusNotFound, "to", "%v", err)
+	case errors.Is(err, election.ErrNotLeader), errors.Is(err, election.ErrJoined):
+		return agent.Errorf(http.StatusConflict, "", "%v", err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return agent.Errorf(http.StatusServiceUnavailable, "", "not done in time: %v", err)
+	default:
+		// What is left is that Consul did not do what it was asked for.
+		return agent.Errorf(http.StatusServiceUnavailable, "", "%v", err)
+	}
+}
+
+// refuse answers that this process does not lead, and who does.
+func (s *Server) refuse(w http.ResponseWriter, name, format string, args ...any) {
+	r := refusal{HTTPError: agent.Errorf(http.StatusConflict, "", format, args...)}
+	if st, err := s.elector.Status(name); err == nil {
+		r.Status = &st
+	}
+	agent.WriteJSON(w, http.StatusConflict, r)
+}
+
+// answer sends the status of an election.
+func (s *Server) answer(w http.ResponseWriter, code int, name string) {
+	st, err := s.elector.Status(name)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	agent.WriteJSON(w, code, st)
+}
