@@ -12,9 +12,13 @@ import (
 	"github.com/hashicorp/nomad/jobspec2"
 )
 
-// GracefulService is the template of a web service that is stopped without losing
-// requests.
-const GracefulService = "graceful-service"
+// Names of templates.
+const (
+	// GracefulService is a web service that is stopped without losing requests.
+	GracefulService = "graceful-service"
+	// LeaderElection is instances of which one leads.
+	LeaderElection = "leader-election"
+)
 
 const suffix = ".nomad.hcl"
 
