@@ -55,6 +55,14 @@ func enable(t *testing.T, h drivers.DriverPlugin) {
 	}))
 }
 
+// initCgroups sets up Nomad's cgroups as a client does at its start: with cgroups v1, a
+// new cpuset takes no process until it has been told its cores and memory.
+func initCgroups(t *testing.T) {
+	t.Helper()
+	cores := numalib.Scan(numalib.PlatformScanners(false)).UsableCores()
+	must.NoError(t, cgroupslib.Init(testLogger(), cores.String()))
+}
+
 // newReal makes a task that runs a shell script, with lifecycle hooks.
 func newReal(t *testing.T, command, hooks string) *realDriver {
 	t.Helper()
@@ -81,6 +89,7 @@ func newReal(t *testing.T, command, hooks string) *realDriver {
 			},
 		},
 	}
+	initCgroups(t)
 	r.h.MakeTaskCgroup(allocID, "web")
 	// The harness leaves some of its directories behind.
 	was := os.Getenv("TMPDIR")
