@@ -66,6 +66,14 @@ type elector struct {
 // start starts an elector at a client agent of Consul and waits until it is ready.
 func (b *electorBench) start(t *testing.T, id string, agent int, config string, args ...string) *elector {
 	t.Helper()
+	e := b.launch(t, id, agent, config, args...)
+	await(t, "elector "+id+" is ready", func() bool { return e.health(t).Ready })
+	return e
+}
+
+// launch starts one that may not become ready.
+func (b *electorBench) launch(t *testing.T, id string, agent int, config string, args ...string) *elector {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "elector") // short: it is part of a socket's name
 	must.NoError(t, err)
 	e := &elector{b: b, id: id, socket: filepath.Join(dir, "s"), log: filepath.Join(dir, "log"), ended: make(chan struct{})}
@@ -98,11 +106,26 @@ func (b *electorBench) start(t *testing.T, id string, agent int, config string, 
 		}
 		must.NoError(t, os.RemoveAll(dir))
 	})
-	await(t, "elector "+id+" is ready", func() bool {
-		resp, err := e.client.Get("http://elector/v1/health")
-		return err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
-	})
 	return e
+}
+
+// health is what the elector says of itself.
+type health struct {
+	Ready  bool   `json:"ready"`
+	Reason string `json:"reason"`
+}
+
+// health asks; until the elector listens it is not ready without a reason.
+func (e *elector) health(t *testing.T) (h health) {
+	t.Helper()
+	resp, err := e.client.Get("http://elector/v1/health")
+	if err != nil {
+		return h
+	}
+	must.NoError(t, json.NewDecoder(resp.Body).Decode(&h))
+	must.NoError(t, resp.Body.Close())
+	must.Eq(t, h.Ready, resp.StatusCode == http.StatusOK)
+	return h
 }
 
 // end sends a signal and returns the exit code.

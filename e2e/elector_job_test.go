@@ -76,9 +76,10 @@ func electJob(t *testing.T, c *cluster.Cluster, driver string) {
 		run  func(t *testing.T)
 	}{
 		{"stop of an allocation", func(t *testing.T) {
-			_, err := c.Nomad().Allocations().Stop(w.leads(t, 0).alloc, nil)
+			leader := w.leads(t, 0)
+			_, err := c.Nomad().Allocations().Stop(leader.alloc, nil)
 			must.NoError(t, err)
-			w.moves(t)
+			w.moves(t, leader)
 			j.settled()
 		}},
 		{"app killed", func(t *testing.T) {
@@ -88,7 +89,7 @@ func electJob(t *testing.T, c *cluster.Cluster, driver string) {
 			for _, pid := range pids {
 				_ = syscall.Kill(pid, syscall.SIGKILL) // they end one another
 			}
-			w.moves(t)
+			w.moves(t, leader)
 			j.settled()
 		}},
 		{"elector killed", func(t *testing.T) {
@@ -98,7 +99,7 @@ func electJob(t *testing.T, c *cluster.Cluster, driver string) {
 			for _, pid := range pids {
 				must.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
 			}
-			w.moves(t)
+			w.moves(t, leader)
 			j.settled()
 		}},
 		{"elector frozen", func(t *testing.T) {
@@ -107,7 +108,7 @@ func electJob(t *testing.T, c *cluster.Cluster, driver string) {
 			for _, pid := range pids {
 				must.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
 			}
-			w.moves(t)
+			w.moves(t, leader)
 			for _, pid := range pids {
 				must.NoError(t, syscall.Kill(pid, syscall.SIGCONT))
 			}
@@ -140,7 +141,7 @@ func electJob(t *testing.T, c *cluster.Cluster, driver string) {
 				_, err := c.Nomad().Nodes().UpdateDrain(leader.alloc.NodeID, nil, true, nil)
 				must.NoError(t, err)
 			})
-			w.moves(t)
+			w.moves(t, leader)
 			until(t, c, j.name, "moved", func(as []*nomadapi.Allocation) bool {
 				for _, a := range as {
 					if a.NodeID == leader.alloc.NodeID && !a.ClientTerminalStatus() {

@@ -87,8 +87,17 @@ func (b *electorBench) catalog(t *testing.T, _ *electorBench) {
 	b.resolves(t, "cat", 7001)
 
 	// Somebody deregisters it by hand.
+	index := func() uint64 {
+		list, _, err := b.consul.Client(0).Catalog().Service("cat", "primary", nil)
+		must.NoError(t, err)
+		if len(list) != 1 {
+			return 0
+		}
+		return list[0].CreateIndex
+	}
+	before := index()
 	must.NoError(t, b.consul.Client(0).Agent().ServiceDeregister("cat-cat-c-x"))
-	b.resolves(t, "cat")
+	await(t, "it is registered again", func() bool { return index() > before })
 	b.resolves(t, "primary.cat", 7001)
 
 	must.Eq(t, 0, x.end(t, syscall.SIGTERM))

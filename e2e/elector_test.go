@@ -3,12 +3,21 @@ package e2e
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	consulapi "github.com/hashicorp/consul/api"
 	"github.com/shoenig/test/must"
+
+	"github.com/nomad-patterns/nomad-patterns/e2e/cluster"
+	"github.com/nomad-patterns/nomad-patterns/e2e/cluster/clustertest"
+	"github.com/nomad-patterns/nomad-patterns/e2e/election/proxy"
+	"github.com/nomad-patterns/nomad-patterns/election"
 )
 
 func TestElector(t *testing.T) {
@@ -25,6 +34,7 @@ func TestElector(t *testing.T) {
 		"prestop":        b.prestop,
 		"ends":           b.ends,
 		"frozen":         b.frozen,
+		"slow network":   b.slowNetwork,
 		"many elections": b.many,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -254,4 +264,71 @@ func (b *electorBench) many(t *testing.T, _ *electorBench) {
 	for _, k := range keys {
 		must.Eq(t, "", k.Session)
 	}
+}
+
+// slowNetwork delays everything between the elector and Consul beyond the trust window.
+// Heartbeats arrive, so Consul gives nobody else the lock; the elector ends the leadership
+// and its holder all the same.
+func (b *electorBench) slowNetwork(t *testing.T, _ *electorBench) {
+	p, err := proxy.Start(strings.TrimPrefix(b.consul.ClientAddr(0), "http://"))
+	must.NoError(t, err)
+	t.Cleanup(func() { must.NoError(t, p.Close()) })
+	x := b.start(t, "sn-x", 0, "", "-consul-address="+p.Addr())
+	h := x.stream(t, "sn", "/hold")
+	_, data := h.next(t, "leader")
+	p.Delay(5 * time.Second)
+	_, lost := h.next(t, "lost")
+	must.Eq(t, data["token"], lost["token"])
+	must.Eq(t, election.ErrTrustExpired.Error(), lost["reason"].(string))
+	must.Eq(t, 404, x.do(t, "POST", "sn", "/renew", "").Code) // with the stream went the candidature
+	p.Pass()
+	x.stream(t, "sn", "/hold").next(t, "leader")
+}
+
+// TestElectorACL: the policy of the manual is enough for everything, and what an elector
+// without it says.
+func TestElectorACL(t *testing.T) {
+	b := &electorBench{
+		t: t, program: buildElector(t), consul: clustertest.StartConsul(t, cluster.ConsulConfig{Clients: 2, ACL: true}),
+	}
+	manual, err := os.ReadFile("../docs/election.md")
+	must.NoError(t, err)
+	_, policy, found := strings.Cut(string(manual), "## ACL policy\n\n```hcl\n")
+	must.True(t, found)
+	policy, _, found = strings.Cut(policy, "```")
+	must.True(t, found)
+
+	x := b.start(t, "acl-x", 0, `election "acl" {
+  service {
+    name = "publisher"
+    port = 8080
+  }
+}`, "-consul-token-file="+b.token(t, "good", policy))
+	x.leads(t, "acl")
+	must.Eq(t, 200, x.do(t, "POST", "acl", "/kv", `{"ops":[{"verb":"set","key":"k","value":"1"}]}`).Code)
+	await(t, "the leader has its tag", func() bool {
+		list, _, err := b.consul.Server(0).Catalog().Service("publisher", "leader", nil)
+		must.NoError(t, err)
+		return len(list) == 1
+	})
+
+	y := b.launch(t, "acl-y", 1, `election "acl" {}`, "-consul-token-file="+b.token(t, "bad", `node_prefix "" { policy = "read" }`))
+	await(t, "it says that it is not allowed to", func() bool {
+		return strings.Contains(strings.ToLower(y.health(t).Reason), "permission denied")
+	})
+	must.False(t, y.do(t, "GET", "acl", "", "").Self)
+	must.Eq(t, 0, x.end(t, syscall.SIGTERM))
+}
+
+// token makes a token with a policy, and returns the file in which it is.
+func (b *electorBench) token(t *testing.T, name, rules string) string {
+	t.Helper()
+	acl := b.consul.Server(0).ACL()
+	p, _, err := acl.PolicyCreate(&consulapi.ACLPolicy{Name: name, Rules: rules}, nil)
+	must.NoError(t, err)
+	token, _, err := acl.TokenCreate(&consulapi.ACLToken{Policies: []*consulapi.ACLLink{{ID: p.ID}}}, nil)
+	must.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "token")
+	must.NoError(t, os.WriteFile(file, []byte(token.SecretID+"\n"), 0o600))
+	return file
 }

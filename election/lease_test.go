@@ -3,10 +3,12 @@ package election
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/consul/api"
 	"github.com/shoenig/test/must"
 )
 
@@ -73,6 +75,60 @@ func TestTrustEndsAWindowAfterTheLastRead(t *testing.T) {
 			})
 		}
 	}
+}
+
+// jumpClock is a clock of trust that can jump, as CLOCK_BOOTTIME does over a suspension:
+// the timers of the process do not know of it.
+type jumpClock struct {
+	bubbleClock
+	jumped atomic.Int64
+}
+
+func (c *jumpClock) Now() time.Duration { return c.bubbleClock.Now() + time.Duration(c.jumped.Load()) }
+
+// TestClockJump: whoever was suspended does not trust that it leads, from the first
+// moment on in which it runs again and before any of its timers has fired.
+func TestClockJump(t *testing.T) {
+	for _, mode := range []Mode{Strict, Balanced, Fenced} {
+		t.Run(string(mode), func(t *testing.T) {
+			bubble(t, func(t *testing.T, f *fakeConsul) {
+				w := &wire{f: f, latency: time.Millisecond}
+				clk := &jumpClock{bubbleClock: bubbleClock{f.since}}
+				e, err := newElector(Config{Mode: mode, Consul: &api.Config{Address: "consul.test:8500"}}, clk, w)
+				must.NoError(t, err)
+				t.Cleanup(func() {
+					ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+					defer cancel()
+					must.NoError(t, e.Close(ctx))
+				})
+				losses := make(chan error, 1)
+				l := lead(t, join(t, e, "jobs", Options{OnLoss: func(_ *Leadership, err error) { losses <- err }}))
+				must.True(t, l.Valid())
+
+				clk.jumped.Add(int64(time.Hour))
+				must.False(t, l.Valid())
+				must.Zero(t, l.Trusted())
+				_, err = l.KV(context.Background(), api.KVTxnOps{{Verb: api.KVGet, Key: "x"}})
+				must.ErrorIs(t, err, ErrNotLeader)
+				s, err := e.Status("jobs")
+				must.NoError(t, err)
+				must.False(t, s.Self)
+				must.ErrorIs(t, <-losses, ErrTrustExpired)
+				<-l.Done()
+
+				// The lock is given back, and the next term is another one.
+				next := lead(t, mustCandidate(t, e, "jobs"))
+				must.Greater(t, l.Token(), next.Token())
+			})
+		})
+	}
+}
+
+func mustCandidate(t *testing.T, e *Elector, name string) *Candidate {
+	t.Helper()
+	c, ok := e.Candidate(name)
+	must.True(t, ok)
+	return c
 }
 
 // TestTrustOfTheLock: until the first consistent read, trust counts from when the lock

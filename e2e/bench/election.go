@@ -156,13 +156,18 @@ func (b *electionBench) soak(ctx context.Context) error {
 				}
 			}
 		}
-		err = b.print("# election.overlap, election.fence: %d injections %v; terms %v; fenced writes %v, %d stale ones refused by the register outside; "+
+		err = b.print("# election.overlap, election.fence: %d injections %v, and besides %v; terms %v; fenced writes %v, %d stale ones refused by the register outside; "+
 			"shortest time between two leaders %.1f ms; linearizable and tokens rising: %t\n"+
 			"bench election.injections %d count\nbench election.overlap %d count\nbench election.fence %d count",
-			r.Total, r.Injections, r.Terms, r.Writes, r.Stale, ms(r.Gap), len(r.Problems) == 0, r.Total, len(r.Overlaps), len(r.StaleAccepted))
-		if err == nil && len(r.Problems) > 0 {
-			err = fmt.Errorf("%d problems", len(r.Problems))
+			r.Total, r.Injections, r.Beside, r.Terms, r.Writes, r.Stale, ms(r.Gap), len(r.Problems) == 0, r.Total, len(r.Overlaps), len(r.StaleAccepted))
+		switch problems := len(r.Overlaps) + len(r.StaleAccepted) + len(r.Problems); {
+		case err != nil:
+			return err
+		case problems > 0:
+			return fmt.Errorf("%d problems", problems)
+		case r.Total < b.Injections:
+			return fmt.Errorf("only %d of %d injections in time", r.Total, b.Injections)
 		}
-		return err
+		return nil
 	})
 }

@@ -63,7 +63,11 @@ func consulLeaderFrozen(s *scene, mode election.Mode) {
 	i, err := s.consul.Leader(s.ctx)
 	must.NoError(s.t, err)
 	must.NoError(s.t, s.consul.PauseServer(i))
-	time.Sleep(2 * time.Second) // long enough for another leader
+	other, err := s.consul.Leader(s.ctx)
+	for ; err == nil && other == i; other, err = s.consul.Leader(s.ctx) {
+		time.Sleep(50 * time.Millisecond) // nothing announces it
+	}
+	must.NoError(s.t, err)
 	must.NoError(s.t, s.consul.ResumeServer(i))
 	s.settled()
 	s.moves()

@@ -29,13 +29,16 @@ func TestSoak(t *testing.T) {
 		Consul: consul, Binary: binary, Seed: uint64(time.Now().UnixNano()), Injections: injections, MaxTime: patience, Progress: testWriter{t},
 	})
 	must.NoError(t, err)
-	t.Logf("faults %v, terms %v, writes %v, %d stale ones refused by the register, shortest gap %s",
-		r.Injections, r.Terms, r.Writes, r.Stale, r.Gap)
+	t.Logf("faults %v and besides %v, terms %v, writes %v, %d stale ones refused by the register, shortest gap %s",
+		r.Injections, r.Beside, r.Terms, r.Writes, r.Stale, r.Gap)
 	for _, problem := range slices.Concat(r.Overlaps, r.StaleAccepted, r.Problems) {
 		t.Error(problem)
 	}
 	must.Positive(t, r.Terms[election.Balanced])
 	must.Positive(t, r.Writes["ok"])
+	// A run that has hit nothing shows nothing.
+	must.GreaterEq(t, injections/4, r.Total)
+	must.Positive(t, r.Stale)
 }
 
 // testWriter shows progress in the log of the test.

@@ -26,6 +26,11 @@ func (sc *scope) between(lo, hi time.Duration) time.Duration {
 // another fault has already.
 var errMissed = errors.New("nothing to hit")
 
+// errBeside means that it was done, but is no fault that could make leaderships overlap
+// where they must not: an orderly change, or something done to an election of mode
+// fenced.
+var errBeside = errors.New("no fault of strict or balanced")
+
 // faults are what a soak run injects, with their share. Each returns when the
 // fault is over.
 var faults = []struct {
@@ -96,7 +101,7 @@ func (s *soak) command(ctx context.Context, e Election, text func(leader string)
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	_ = c.Do(ctx, text(c.ID()))
-	return nil
+	return errBeside
 }
 
 func resign(ctx context.Context, s *soak, sc *scope) error {
@@ -166,25 +171,30 @@ func kill(ctx context.Context, s *soak, sc *scope) error {
 // lockKey is the key of an election in Consul.
 func (sc *scope) lockKey(e Election) string { return sc.prefix + "/leader/" + e.Name }
 
-// operator is what a person does with Consul's API, through a server that runs.
-func (s *soak) operator(ctx context.Context, do func(context.Context, *consulapi.Client) error) error {
+// operator is what a person does to an election with Consul's API, through a server that
+// runs.
+func (s *soak) operator(ctx context.Context, sc *scope, do func(context.Context, *consulapi.Client, Election) error) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	leader, err := s.cfg.Consul.Leader(ctx)
 	if err != nil {
 		return errMissed // another fault has just hit it
 	}
-	if err := do(ctx, s.cfg.Consul.Server(leader)); err != nil && !errors.Is(err, errMissed) {
+	e := s.electionOf(sc)
+	if err := do(ctx, s.cfg.Consul.Server(leader), e); err != nil && !errors.Is(err, errMissed) {
 		return fmt.Errorf("%w: %w", errMissed, err)
 	} else if err != nil {
 		return err
+	}
+	if e.Mode == election.Fenced {
+		return errBeside
 	}
 	return nil
 }
 
 func destroySession(ctx context.Context, s *soak, sc *scope) error {
-	return s.operator(ctx, func(ctx context.Context, c *consulapi.Client) error {
-		kv, _, err := c.KV().Get(sc.lockKey(s.electionOf(sc)), (&consulapi.QueryOptions{}).WithContext(ctx))
+	return s.operator(ctx, sc, func(ctx context.Context, c *consulapi.Client, e Election) error {
+		kv, _, err := c.KV().Get(sc.lockKey(e), (&consulapi.QueryOptions{}).WithContext(ctx))
 		if err != nil {
 			return err
 		}
@@ -197,16 +207,16 @@ func destroySession(ctx context.Context, s *soak, sc *scope) error {
 }
 
 func deleteKey(ctx context.Context, s *soak, sc *scope) error {
-	return s.operator(ctx, func(ctx context.Context, c *consulapi.Client) error {
-		_, err := c.KV().Delete(sc.lockKey(s.electionOf(sc)), (&consulapi.WriteOptions{}).WithContext(ctx))
+	return s.operator(ctx, sc, func(ctx context.Context, c *consulapi.Client, e Election) error {
+		_, err := c.KV().Delete(sc.lockKey(e), (&consulapi.WriteOptions{}).WithContext(ctx))
 		return err
 	})
 }
 
 func putKey(ctx context.Context, s *soak, sc *scope) error {
-	return s.operator(ctx, func(ctx context.Context, c *consulapi.Client) error {
+	return s.operator(ctx, sc, func(ctx context.Context, c *consulapi.Client, e Election) error {
 		values := []string{"", "overwritten", `{"state":"held","candidate":"nobody"}`, `{"state":"released"}`, `[1]`}
-		kv := &consulapi.KVPair{Key: sc.lockKey(s.electionOf(sc)), Value: []byte(values[sc.rnd.IntN(len(values))])}
+		kv := &consulapi.KVPair{Key: sc.lockKey(e), Value: []byte(values[sc.rnd.IntN(len(values))])}
 		_, err := c.KV().Put(kv, (&consulapi.WriteOptions{}).WithContext(ctx))
 		return err
 	})

@@ -62,6 +62,7 @@ func (c SoakConfig) withDefaults() SoakConfig {
 type SoakReport struct {
 	Injections map[string]int // by kind of fault
 	Total      int            // of Injections
+	Beside     map[string]int // what was done besides: orderly changes, and faults of mode fenced only
 	Terms      map[election.Mode]int
 	Writes     map[string]int // fenced writes by result
 	Stale      int            // writes that the register refused as stale
@@ -88,6 +89,7 @@ type soak struct {
 	mu       sync.Mutex
 	seen     []Observation
 	counts   map[string]int
+	beside   map[string]int
 	total    int
 	problems []string
 }
@@ -102,7 +104,7 @@ type candidateSlot struct {
 // time, and checks the histories. An error means that the run itself failed.
 func Soak(ctx context.Context, cfg SoakConfig) (*SoakReport, error) {
 	cfg = cfg.withDefaults()
-	s := &soak{cfg: cfg, log: NewLog(), counts: map[string]int{}}
+	s := &soak{cfg: cfg, log: NewLog(), counts: map[string]int{}, beside: map[string]int{}}
 	var err error
 	if s.register, err = StartRegister(); err != nil {
 		return nil, err
@@ -122,6 +124,9 @@ func Soak(ctx context.Context, cfg SoakConfig) (*SoakReport, error) {
 	return s.report(spans), nil
 }
 
+// firstGains bounds the time until each election has a leader.
+const firstGains = 2 * time.Minute
+
 // run does everything up to the end of the candidates.
 func (s *soak) run(ctx context.Context) error {
 	prefix := fmt.Sprintf("soak-%x", s.cfg.Seed)
@@ -140,8 +145,10 @@ func (s *soak) run(ctx context.Context) error {
 			return err
 		}
 	}
+	first, cancelFirst := context.WithTimeout(ctx, firstGains)
+	defer cancelFirst()
 	for _, e := range s.cfg.Elections {
-		if _, err := s.log.AwaitGain(ctx, 0, e.Name); err != nil {
+		if _, err := s.log.AwaitGain(first, 0, e.Name); err != nil {
 			return err
 		}
 	}
@@ -173,40 +180,51 @@ func (s *soak) inject(ctx context.Context, rnd *rand.Rand, prefix string) {
 			pick -= faults[i].weight
 		}
 		f := faults[i]
-		if !s.count(f.name) {
+		if !s.count() {
 			return
 		}
 		begin := election.Now()
 		err := f.inject(ctx, s, &scope{rnd: rnd, prefix: prefix})
 		_, _ = fmt.Fprintf(s.cfg.Progress, "%s: %s (%s) %v\n", begin, f.name, election.Now()-begin, err)
-		if err != nil && ctx.Err() == nil && !errors.Is(err, errMissed) {
+		if err != nil && ctx.Err() == nil && !errors.Is(err, errMissed) && !errors.Is(err, errBeside) {
 			s.problem("fault %s: %v", f.name, err)
 		}
-		if errors.Is(err, errMissed) {
-			s.uncount(f.name)
+		switch {
+		case errors.Is(err, errMissed):
+			s.uncount()
+		case errors.Is(err, errBeside):
+			s.uncount()
+			s.note(s.beside, f.name)
+		default:
+			s.note(s.counts, f.name)
 		}
 		sleep(ctx, time.Duration(rnd.IntN(400))*time.Millisecond)
 	}
 }
 
 // count takes one of the injections that are left.
-func (s *soak) count(name string) bool {
+func (s *soak) count() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.total >= s.cfg.Injections {
 		return false
 	}
 	s.total++
-	s.counts[name]++
 	return true
 }
 
 // uncount gives it back.
-func (s *soak) uncount(name string) {
+func (s *soak) uncount() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.total--
-	s.counts[name]--
+}
+
+// note counts what was done, by its kind.
+func (s *soak) note(counts map[string]int, name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	counts[name]++
 }
 
 func (s *soak) problem(format string, args ...any) {
@@ -261,7 +279,7 @@ func (s *soak) readKV(ctx context.Context, agent int, prefix, name string) {
 func (s *soak) report(spans []Span) *SoakReport {
 	records := s.log.All()
 	r := &SoakReport{
-		Injections: s.counts, Total: s.total, Terms: map[election.Mode]int{}, Writes: WriteCounts(records),
+		Injections: s.counts, Total: s.total, Beside: s.beside, Terms: map[election.Mode]int{}, Writes: WriteCounts(records),
 		Overlaps: Overlaps(spans), StaleAccepted: Stale(records), Problems: s.problems,
 	}
 	_, r.Stale = s.register.Counts()
