@@ -48,6 +48,8 @@ const (
 	resignedWait   = time.Second            // for which a candidate that resigned lets others go first
 	retryRefused   = 50 * time.Millisecond  // after a refusal, which a new view usually explains
 	retryUncertain = 250 * time.Millisecond // after no answer
+
+	maxRetryRefused = 2 * time.Second
 )
 
 // campaign is this process's part in one election. It is plain state: the core changes
@@ -67,6 +69,8 @@ type campaign struct {
 	dueViews   uint64        // number of the candidate sets that due was computed for
 
 	notBefore time.Duration // no try earlier, after a failed one
+	refusals  int           // of tries, one after the other, with nothing new to be seen
+	refusal   string        // why, if that has happened several times
 	deferred  time.Duration // after a resignation, no try earlier unless it is handed to us
 
 	// tries are the nonces of our last tries, for as long as a key that holds one of
@@ -80,9 +84,10 @@ type campaign struct {
 	term    uint64
 	lead    *Leadership
 
-	release    bool // losing: the lock is to be given back
-	vacate     bool // releasing: a lock that was never ours to trust
-	sent       bool // releasing: on its way
+	release    bool          // losing: the lock is to be given back
+	giveUp     time.Duration // losing: when the lock is given back without waiting for the application
+	vacate     bool          // releasing: a lock that was never ours to trust
+	sent       bool          // releasing: on its way
 	releaseTo  string
 	leaving    bool // be no candidate any more once the lock is gone
 	leaseUntil time.Duration
@@ -151,7 +156,10 @@ func certain(err error) bool {
 // lost begins the end of a term.
 func (c *campaign) lose(reason error, release bool) action {
 	c.phase = losing
-	c.release = release
+	c.release, c.giveUp = release, never
+	if errors.Is(reason, ErrTrustExpired) || errors.Is(reason, ErrLeaseExpired) {
+		c.giveUp = 0 // nobody has asked the application to stop in its own time
+	}
 	c.lead.end(reason)
 	if !release {
 		c.tries = nil // the lock may be somebody else's by now
@@ -177,8 +185,23 @@ func (c *campaign) why(k lockKey, ok bool) error {
 func (c *campaign) free(k lockKey, now time.Duration) {
 	if c.freeModify != k.modify {
 		c.freeModify, c.freeSince, c.dueViews = k.modify, now, 0
+		c.refusals, c.refusal = 0, ""
 	}
 }
+
+// refuse notes that Consul has refused a try. A new view usually explains it, as when
+// somebody else was faster. If none comes, as without the right to write the key, the
+// next tries come ever later.
+func (c *campaign) refuse(now time.Duration, err error) {
+	wait := min(retryRefused<<min(c.refusals, 6), maxRetryRefused)
+	if c.refusals++; c.refusals >= toldRefusals {
+		c.refusal = err.Error()
+	}
+	c.notBefore = max(c.notBefore, now+wait)
+}
+
+// toldRefusals is after how many of them the refusal is told.
+const toldRefusals = 3
 
 // wait is how long the key has to have been free: not at all if its holder let go of
 // it, and otherwise for as long as anybody may still trust to hold it.
@@ -198,4 +221,5 @@ func (c *campaign) held(k lockKey) {
 		c.seenWindow = k.rec.window()
 	}
 	c.freeModify, c.tries = 0, nil
+	c.refusals, c.refusal = 0, ""
 }

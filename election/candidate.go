@@ -203,7 +203,8 @@ func (c *Candidate) HandOver(ctx context.Context, to string) error {
 
 func (c *Candidate) resign(ctx context.Context, reason error, to string) error {
 	result := make(chan error, 1)
-	posted := c.e.call(ctx, func(k *core, _ time.Duration) []action {
+	// Whatever the context says: it bounds the wait below, and the loop waits for nobody.
+	posted := c.e.call(c.e.ctx, func(k *core, _ time.Duration) []action {
 		if k.byName[c.name] != c.p {
 			result <- c.gone()
 			return nil
@@ -217,9 +218,6 @@ func (c *Candidate) resign(ctx context.Context, reason error, to string) error {
 		return k.resign(c.p, reason, to, func(err error) { result <- err })
 	})
 	if !posted {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
 		return c.gone()
 	}
 	select {
@@ -240,7 +238,7 @@ func (c *Candidate) resign(ctx context.Context, reason error, to string) error {
 // Leave ends the candidature, after a resignation if this process leads. It returns
 // when the lock was released, or when the context ends: the rest is done all the same.
 func (c *Candidate) Leave(ctx context.Context) error {
-	c.e.call(ctx, func(k *core, _ time.Duration) []action {
+	c.e.call(c.e.ctx, func(k *core, _ time.Duration) []action {
 		if k.byName[c.name] != c.p {
 			return nil
 		}

@@ -25,6 +25,10 @@ const (
 	callTimeout = 3 * time.Second
 	// lastTimeout bounds the sign-off of a Close that has run out of time.
 	lastTimeout = time.Second
+	// pingAfter is the silence on an HTTP/2 connection after which a ping is sent, and
+	// pingTimeout how long its answer may take.
+	pingAfter   = 300 * time.Millisecond
+	pingTimeout = 400 * time.Millisecond
 	// watchWait is how long Consul holds the blocking query, plus a sixteenth.
 	watchWait = time.Minute
 )
@@ -71,6 +75,9 @@ func (c *consul) client(cfg *api.Config, transport http.RoundTripper, conns int)
 		IdleConnTimeout:     90 * time.Second,
 		TLSHandshakeTimeout: 5 * time.Second,
 		ForceAttemptHTTP2:   true,
+		// Over TLS everything shares a connection, which a deadline does not close: one
+		// that has silently died has to be found out before the session is lost.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 	}
 	if path, ok := strings.CutPrefix(own.Address, "unix://"); ok {
 		// The client library would take a transport of its own for that.
@@ -139,7 +146,8 @@ func (c *consul) txn(ctx context.Context, ops ...*api.KVTxnOp) ([]*api.KVPair, e
 	for i, op := range ops {
 		all[i] = &api.TxnOp{KV: op}
 	}
-	ok, resp, _, err := c.bulk.Txn().Txn(all, (&api.QueryOptions{}).WithContext(ctx))
+	// A transaction without a write is a read to Consul, and a stale one unless it is told.
+	ok, resp, _, err := c.bulk.Txn().Txn(all, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
 	if c.note(ctx, err) != nil {
 		return nil, fmt.Errorf("transaction: %w", err)
 	}
@@ -257,19 +265,12 @@ type fencedKV interface {
 	fenced(ctx context.Context, l *Leadership, ops api.KVTxnOps) ([]*api.KVPair, error)
 }
 
-// fencing does so for the keys under a prefix.
-type fencing struct {
-	consul *consul
-	keys   keys
-}
+// fencing does so with the Elector's own connections.
+type fencing struct{ consul *consul }
 
 func (f fencing) fenced(ctx context.Context, l *Leadership, ops api.KVTxnOps) ([]*api.KVPair, error) {
-	key := f.keys.leader(l.election)
-	all := append(api.KVTxnOps{
-		{Verb: api.KVCheckSession, Key: key, Session: l.session},
-		{Verb: api.KVCheckIndex, Key: key, Index: l.token},
-	}, ops...)
-	const fence = 2
+	all := append(l.Fence(), ops...)
+	fence := len(all) - len(ops)
 	res, err := f.consul.txn(ctx, all...)
 	if no := (*refused)(nil); errors.As(err, &no) {
 		op, why := no.first()

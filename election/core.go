@@ -196,6 +196,7 @@ func (c *core) sessionDown(m Mode) []action {
 		c.ended = append(c.ended, id)
 	}
 	delete(c.sessions, m)
+	c.sweep = c.haveView // should it live all the same, its locks must not
 	var acts []action
 	for _, p := range c.campaigns {
 		if p.opts.Mode != m {
@@ -225,7 +226,10 @@ func (c *core) lockDone(now time.Duration, p *campaign, attempt string, token, t
 	switch {
 	case err == nil:
 	case certain(err):
-		p.notBefore = max(p.notBefore, now+retryRefused)
+		p.refuse(now, err)
+		if p.refusals > toldRefusals {
+			return nil // the session is not to blame
+		}
 		return []action{{kind: doVerify, campaign: p}}
 	default:
 		// It may have been done. The view will tell.
@@ -238,8 +242,9 @@ func (c *core) lockDone(now time.Duration, p *campaign, attempt string, token, t
 		return nil
 	}
 	p.phase, p.token, p.term = leading, token, term
+	p.refusals, p.refusal = 0, ""
 	p.tries = []string{attempt}
-	p.lead = newLeadership(p, c.clock, c.kv, p.started+p.trust)
+	p.lead = newLeadership(p, c.keys.leader(p.name), c.clock, c.kv, p.started+p.trust)
 	c.gains++
 	acts := []action{{kind: doGained, campaign: p, lead: p.lead}}
 	if p.leaving {
@@ -302,9 +307,13 @@ func (c *core) createDone(now time.Duration, p *campaign, err error) {
 		return
 	}
 	p.phase = candidate
-	p.notBefore = max(p.notBefore, now+retryUncertain)
-	if err == nil || certain(err) {
+	switch {
+	case err == nil:
 		p.notBefore = now + retryRefused
+	case certain(err):
+		p.refuse(now, err)
+	default:
+		p.notBefore = max(p.notBefore, now+retryUncertain)
 	}
 }
 

@@ -11,7 +11,9 @@
 //
 //   - clocks that measure durations differ in rate by less than a tenth,
 //   - all candidates keep to this package's rules; a process that writes to the lock
-//     keys by itself need not, but see below for people who do, and
+//     keys by itself need not, but see below for people who do,
+//   - all candidates of an election have the same mode and TTL; if not, each respects what
+//     the leader before it had, unless somebody has deleted or overwritten the key, and
 //   - Consul's Raft log is not lost.
 //
 // This holds when processes are killed or frozen, when connections break or hang, when

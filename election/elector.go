@@ -37,6 +37,13 @@ type Elector struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	// What keeps this process alive in Consul has a life of its own: Close ends it before
+	// it takes everything out of Consul, so that nothing of it comes back.
+	life        context.Context
+	endLife     context.CancelFunc
+	alive       sync.WaitGroup
+	sessionSlot chan struct{}
+
 	// Owned by the loop.
 	core     *core
 	queue    []action // transactions that wait
@@ -77,14 +84,16 @@ func newElector(cfg Config, clk clock, transport http.RoundTripper) (*Elector, e
 		watchers: map[*watcher]struct{}{}, troubles: map[string]string{}, empty: make(chan struct{}),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
+	e.life, e.endLife = context.WithCancel(e.ctx)
+	e.sessionSlot = make(chan struct{}, 1)
 	e.interval.Store(int64(cfg.timing(cfg.Mode).confirm))
 	e.presence = newPresence(e)
 	self := registration{ID: cfg.ID, Address: cfg.Address, Meta: cfg.Meta, Instance: e.presence.serviceID, Elections: map[string]int{}}
-	e.core = newCore(self, cfg.Mode, e.keys, e.clock, fencing{edge, e.keys}, nonce)
+	e.core = newCore(self, cfg.Mode, e.keys, e.clock, fencing{edge}, nonce)
 	e.core.regVersion = 1
 	e.keep(cfg.Mode)
 	e.spawn(e.loop)
-	e.spawn(e.presence.run)
+	e.alive.Go(func() { e.presence.run(e.life) })
 	e.spawn(e.watch)
 	e.spawn(e.confirm)
 	return e, nil
@@ -108,7 +117,7 @@ func (e *Elector) keep(m Mode) {
 	if e.keepers[m] == nil {
 		k := newKeeper(e, m)
 		e.keepers[m] = k
-		e.spawn(k.run)
+		e.alive.Go(func() { k.run(e.life) })
 	}
 	if t := int64(e.cfg.timing(m).confirm); t < e.interval.Load() {
 		e.interval.Store(t)
@@ -210,6 +219,11 @@ func (e *Elector) carryOut(acts []action) {
 			e.poke()
 		case doDestroy:
 			e.wg.Go(func() {
+				release, err := e.slot(e.ctx)
+				if err != nil {
+					return
+				}
+				defer release()
 				ctx, cancel := context.WithTimeout(e.ctx, callTimeout)
 				defer cancel()
 				e.trouble("old session", e.consul.destroy(ctx, a.session))
@@ -357,6 +371,8 @@ func (e *Elector) close(ctx context.Context) error {
 	case <-ctx.Done():
 		errs = append(errs, fmt.Errorf("give up leaderships: %w", context.Cause(ctx)))
 	}
+	e.endLife()
+	e.alive.Wait() // not long: their calls end with their context
 	errs = append(errs, e.signOff(ctx)...)
 	e.cancel()
 	e.wg.Wait()

@@ -85,6 +85,11 @@ func (f *fakeConsul) handle(ctx context.Context, method, path string, query map[
 		return f.read(ctx, at("/v1/kv/"), keys, query)
 	case method == http.MethodGet:
 	case path == "/v1/txn":
+		if _, consistent := query["consistent"]; !consistent {
+			// Without it one that writes nothing would be answered from memory that may
+			// be old.
+			return answer{status: http.StatusNotImplemented, body: "a transaction that is not consistent"}
+		}
 		return f.txn(body)
 	case path == "/v1/session/create":
 		return f.createSession(body)

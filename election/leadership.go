@@ -14,6 +14,7 @@ import (
 // for all: whoever leads again has another Leadership with a higher token.
 type Leadership struct {
 	election string
+	key      string // of the lock
 	token    uint64
 	term     uint64
 	session  string
@@ -32,9 +33,9 @@ type Leadership struct {
 	none  chan struct{} // closed when the last of them has stopped after the end
 }
 
-func newLeadership(c *campaign, clk clock, kv fencedKV, until time.Duration) *Leadership {
+func newLeadership(c *campaign, key string, clk clock, kv fencedKV, until time.Duration) *Leadership {
 	l := &Leadership{
-		election: c.name, token: c.token, term: c.term, session: c.session, grace: c.opts.Grace, clock: clk, kv: kv,
+		election: c.name, key: key, token: c.token, term: c.term, session: c.session, grace: c.opts.Grace, clock: clk, kv: kv,
 	}
 	l.ctx, l.end = context.WithCancelCause(context.Background())
 	l.until.Store(int64(until))
@@ -101,6 +102,18 @@ func (l *Leadership) KV(ctx context.Context, ops api.KVTxnOps) ([]*api.KVPair, e
 		return nil, fmt.Errorf("election %q, token %d: %w", l.election, l.token, ErrNotLeader)
 	}
 	return l.kv.fenced(ctx, l, ops)
+}
+
+// Fence returns the operations that make a transaction of the caller's own one that is
+// carried out only while this term holds its lock; put them first. A transaction that
+// writes nothing has to ask for consistency besides, or Consul answers it from memory
+// that may be old. KV does all that, over the connections that the Elector lives on: a
+// program that writes a lot should have a client for that.
+func (l *Leadership) Fence() api.KVTxnOps {
+	return api.KVTxnOps{
+		{Verb: api.KVCheckSession, Key: l.key, Session: l.session},
+		{Verb: api.KVCheckIndex, Key: l.key, Index: l.token},
+	}
 }
 
 // hold keeps the lock from being released until the returned function is called. It

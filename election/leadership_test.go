@@ -18,7 +18,7 @@ func (c *handClock) Now() time.Duration { return c.now }
 func term() (*Leadership, *handClock) {
 	clk := &handClock{now: 5 * time.Second}
 	c := &campaign{name: "x", token: 7, term: 2, session: "s", opts: Options{Grace: time.Second}}
-	return newLeadership(c, clk, nil, 10*time.Second), clk
+	return newLeadership(c, "election/leader/x", clk, nil, 10*time.Second), clk
 }
 
 func TestLeadership(t *testing.T) {

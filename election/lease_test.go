@@ -303,3 +303,93 @@ func TestFailover(t *testing.T) {
 		})
 	}
 }
+
+// TestHungApplication: an application that does not stop when its lease or its trust has
+// expired does not keep others from leading. What was resigned waits for it.
+func TestHungApplication(t *testing.T) {
+	t.Run("lease", func(t *testing.T) {
+		bubble(t, func(t *testing.T, f *fakeConsul) {
+			hung := make(chan struct{})
+			a, _ := f.elector(t, Config{ID: "a"})
+			b, _ := f.elector(t, Config{ID: "b"})
+			f.free("jobs")
+			ca := join(t, a, "jobs", Options{Lease: 3 * time.Second, OnLoss: func(*Leadership, error) { <-hung }})
+			la := lead(t, ca)
+			cb := join(t, b, "jobs", Options{})
+			lb := lead(t, cb)
+			must.ErrorIs(t, la.Err(), ErrLeaseExpired)
+			must.Greater(t, la.Token(), lb.Token())
+			// Its lease, its window to stop, and the window that the others wait.
+			must.Between(t, 3*time.Second, b.clock.Now()-la.Until()+1350*time.Millisecond, 8*time.Second)
+			must.NoError(t, ca.Err()) // still at it
+			time.Sleep(time.Minute)
+			close(hung)
+			<-ca.Done()
+			must.ErrorIs(t, ca.Err(), ErrLeaseExpired)
+			time.Sleep(time.Minute)
+			must.True(t, lb.Valid()) // what it released in the end was not b's
+		})
+	})
+	t.Run("trust", func(t *testing.T) {
+		bubble(t, func(t *testing.T, f *fakeConsul) {
+			hung := make(chan struct{})
+			a, wa := f.elector(t, Config{ID: "a"})
+			b, _ := f.elector(t, Config{ID: "b"})
+			f.free("jobs")
+			ca := join(t, a, "jobs", Options{OnLoss: func(*Leadership, error) { <-hung }})
+			la := lead(t, ca)
+			cb := join(t, b, "jobs", Options{})
+			time.Sleep(time.Second)
+			wa.set(refuse, kindRead)
+			lb := lead(t, cb)
+			must.ErrorIs(t, la.Err(), ErrTrustExpired)
+			wa.set(fine)
+			close(hung)
+			time.Sleep(time.Minute)
+			must.True(t, lb.Valid())
+			must.Nil(t, ca.Leadership())
+		})
+	})
+	t.Run("resigned", func(t *testing.T) {
+		bubble(t, func(t *testing.T, f *fakeConsul) {
+			hung := make(chan struct{})
+			a, _ := f.elector(t, Config{ID: "a"})
+			b, _ := f.elector(t, Config{ID: "b"})
+			f.free("jobs")
+			ca := join(t, a, "jobs", Options{OnLoss: func(*Leadership, error) { <-hung }})
+			lead(t, ca)
+			cb := join(t, b, "jobs", Options{})
+			time.Sleep(time.Second)
+			must.ErrorIs(t, ca.Resign(deadline(t, time.Minute)), context.DeadlineExceeded)
+			must.Nil(t, cb.Leadership())
+			close(hung)
+			lead(t, cb)
+		})
+	})
+}
+
+// TestEndedContext: a context that has ended bounds the wait and nothing else.
+func TestEndedContext(t *testing.T) {
+	for name, end := range map[string]func(context.Context, *Candidate) error{
+		"resign":    func(ctx context.Context, c *Candidate) error { return c.Resign(ctx) },
+		"hand over": func(ctx context.Context, c *Candidate) error { return c.HandOver(ctx, "b") },
+		"leave":     func(ctx context.Context, c *Candidate) error { return c.Leave(ctx) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, f *fakeConsul) {
+				a, _ := f.elector(t, Config{ID: "a"})
+				b, _ := f.elector(t, Config{ID: "b"})
+				f.free("jobs")
+				ca := join(t, a, "jobs", Options{})
+				la := lead(t, ca)
+				cb := join(t, b, "jobs", Options{})
+				time.Sleep(time.Second)
+				ended, cancel := context.WithCancel(context.Background())
+				cancel()
+				must.ErrorIs(t, end(ended, ca), context.Canceled)
+				must.False(t, la.Valid())
+				must.Greater(t, la.Token(), lead(t, cb).Token())
+			})
+		})
+	}
+}

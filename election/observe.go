@@ -66,7 +66,9 @@ func (e *Elector) status(now time.Duration, name string) (Status, bool) {
 		if s.Mode == "" {
 			s.Mode = p.opts.Mode
 		}
-		s.Error = e.whyNot(now, p.opts.Mode)
+		if s.Error = e.whyNot(now, p.opts.Mode); s.Error == "" {
+			s.Error = p.refusal
+		}
 		if p.phase == leading && p.lead.Valid() {
 			s.Self, s.Trusted = true, p.lead.Trusted()
 			// The view may not have come to it yet.
@@ -166,12 +168,16 @@ func (e *Elector) serve(ctx context.Context, w *watcher, out chan<- Status) {
 		case <-e.ctx.Done():
 			return
 		}
-		select {
-		case out <- s:
-		case <-ctx.Done():
-			return
-		case <-e.ctx.Done():
-			return
+		for taken := false; !taken; {
+			select {
+			case s = <-w.ch: // what nobody has taken is out of date
+			case out <- s:
+				taken = true
+			case <-ctx.Done():
+				return
+			case <-e.ctx.Done():
+				return
+			}
 		}
 	}
 }

@@ -75,9 +75,25 @@ func (k *keeper) run(ctx context.Context) {
 	}
 }
 
+// slot lets one call about sessions through at a time. While Consul has no leader they
+// hang, and those of all modes together would take the connections that heartbeats need.
+func (e *Elector) slot(ctx context.Context) (release func(), err error) {
+	select {
+	case e.sessionSlot <- struct{}{}:
+		return func() { <-e.sessionSlot }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
 // create makes the session. Its lock-delay keeps everybody from a lock whose holder may
 // still trust to have it, also those who do not know our rules.
 func (k *keeper) create(ctx context.Context) (string, error) {
+	release, err := k.e.slot(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer release()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	cfg := k.e.cfg
@@ -88,7 +104,6 @@ func (k *keeper) create(ctx context.Context) (string, error) {
 	}
 	opts := (&api.WriteOptions{}).WithContext(ctx)
 	var id string
-	var err error
 	if k.mode == Strict {
 		entry.TTL = cfg.SessionTTL.String()
 		id, _, err = k.e.consul.vital.Session().CreateNoChecks(entry, opts)
@@ -138,6 +153,11 @@ func (k *keeper) watch(ctx context.Context, id, source string) bool {
 
 // renew says whether the session lives, and gives it its whole TTL again.
 func (k *keeper) renew(ctx context.Context, id string) (bool, error) {
+	release, err := k.e.slot(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer release()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	entry, _, err := k.e.consul.vital.Session().Renew(id, (&api.WriteOptions{}).WithContext(ctx))

@@ -32,6 +32,8 @@ func (c *core) step(now time.Duration) (acts []action, wake time.Duration) {
 		switch p.phase {
 		case leading:
 			acts = append(acts, c.stepLeading(now, p, at)...)
+		case losing:
+			acts = append(acts, c.stepLosing(now, p, at)...)
 		case releasing:
 			acts = append(acts, c.stepReleasing(now, p, at)...)
 		case candidate:
@@ -103,6 +105,32 @@ func (c *core) stepLeading(now time.Duration, p *campaign, at func(time.Duration
 	ours := ok && k.session == p.session // overwritten, and still locked by us
 	p.seenToken = max(p.seenToken, p.token, k.modify)
 	return []action{c.lose(p, p.why(k, ok), ours)}
+}
+
+// stepLosing gives the lock back for an application that does not stop although its lease
+// or its trust has expired: it may hang, and others are not to wait for it. It has had a
+// window to stop, and as the key does not say that it has, the others wait for one more.
+// The campaign stays where it is until the application has stopped.
+func (c *core) stepLosing(now time.Duration, p *campaign, at func(time.Duration)) []action {
+	if !p.release || p.giveUp == never {
+		return nil
+	}
+	if p.giveUp == 0 {
+		p.giveUp = now + p.trust
+	}
+	if p.giveUp > now {
+		at(p.giveUp)
+		return nil
+	}
+	k, ok := c.view.leaders[p.name]
+	if !ok || k.session != p.session || p.session != c.sessions[p.opts.Mode] {
+		p.giveUp = never // it is given back
+		return nil
+	}
+	p.giveUp = now + retryUncertain
+	at(p.giveUp)
+	rec := record{State: stateVacant, Candidate: c.self.ID, WindowMS: max(p.window, p.seenWindow).Milliseconds()}
+	return []action{{kind: doUnlock, key: c.keys.leader(p.name), session: p.session, check: k.modify, value: rec.encode()}}
 }
 
 // stepReleasing gives the lock back, again and again until Consul says something.

@@ -15,7 +15,8 @@ import (
 	"github.com/shoenig/test/must"
 )
 
-// policy is what a candidate may do: as docs/election.md says.
+// policy is what a candidate may do who uses the library: what docs/election.md says
+// without what the agent needs.
 const policy = `
 key_prefix "test-TestACL/" {
   policy = "write"
@@ -62,6 +63,8 @@ func TestACL(t *testing.T) {
 
 	// Without one of the rights a candidate does not lead, and says why.
 	for name, rules := range map[string]string{
+		// Its own key can be written, and no lock.
+		"no-locks":    strings.Replace(policy, `"test-TestACL/"`, `"test-TestACL/candidate/"`, 1) + `key_prefix "" { policy = "read" }`,
 		"no-keys":     strings.Replace(policy, "key_prefix", "query_prefix", 1),
 		"no-service":  strings.Replace(policy, "service ", "query ", 1),
 		"no-sessions": strings.Replace(policy, "session_prefix", "query_prefix", 1),

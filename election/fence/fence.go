@@ -51,7 +51,9 @@ func (g *Guard) Do(token uint64, write func() error) error {
 }
 
 // Handler lets requests through that carry a token which is not stale, one after the
-// other. Without a token the answer is 400, with a stale one 409.
+// other. Without a token the answer is 400, with a stale one 409. While next runs it
+// holds up all others, those of a new leader too, so the server needs a ReadTimeout: a
+// leader that was frozen in the middle of a request must not hold it up for ever.
 func (g *Guard) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		token, err := strconv.ParseUint(r.Header.Get(Header), 10, 64)
