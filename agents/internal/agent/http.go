@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -206,7 +207,11 @@ func (a *Agent) servePrestop(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if a.drainErr != nil {
-		WriteError(w, Errorf(http.StatusInternalServerError, "", "drain: %v", a.drainErr))
+		status := http.StatusInternalServerError
+		if errors.Is(a.drainErr, context.DeadlineExceeded) {
+			status = http.StatusServiceUnavailable
+		}
+		WriteError(w, Errorf(status, "", "drain: %v", a.drainErr))
 		return
 	}
 	WriteJSON(w, http.StatusOK, struct {
