@@ -31,7 +31,7 @@ func newAgent(s streams) cli.Command {
 	c := newCommand(s, "agent [flags]", "Run the agent", `
 Runs the elector: it takes part in elections for other programs and serves its HTTP API
 to them, until SIGTERM or SIGINT. Then it gives all leaderships away and ends. SIGHUP
-reads the log level, certificates and tokens again.
+reads the log level and the API's certificates and token again, Consul's token not.
 
 Settings are taken from flags, then from the environment, then from the files.
 
