@@ -86,6 +86,9 @@ type entry struct {
 	version uint64                        // of want
 	written uint64                        // version that the agent has; 0: none
 	waiters []waiter
+
+	failed    int       // calls in a row
+	notBefore time.Time // is the next one made; a change makes it at once
 }
 
 // New starts a catalog. Close ends it.
@@ -203,6 +206,7 @@ func (c *Catalog) change(election string, want *api.AgentServiceRegistration, do
 	}
 	e.want = want
 	e.version++
+	e.notBefore = time.Time{}
 	if done != nil {
 		e.waiters = append(e.waiters, waiter{e.version, done})
 	}

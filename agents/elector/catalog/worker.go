@@ -24,69 +24,83 @@ type task struct {
 func (c *Catalog) run(ctx context.Context) {
 	audits := time.NewTicker(audit)
 	defer audits.Stop()
-	failed := 0 // in a row
-	for {
-		for ctx.Err() == nil {
-			t, ok := c.next()
-			if !ok {
-				break
-			}
+	blind := false // the last audit failed
+	for ctx.Err() == nil {
+		t, wait, ok := c.next(time.Now())
+		if ok {
 			err := c.write(ctx, t)
-			if c.note(ctx, &failed, err) {
-				c.wrote(t)
-				continue
+			if ctx.Err() == nil {
+				c.note(t, err)
 			}
-			// Whatever failed fails for all services: the agent is the same.
-			if !pause(ctx, backoff(failed)) {
-				return
-			}
+			continue
 		}
+		retry := time.NewTimer(wait)
 		select {
 		case <-c.wake:
+		case <-retry.C:
 		case <-audits.C:
-			if err := c.audit(ctx); !c.note(ctx, &failed, err) && !pause(ctx, backoff(failed)) {
-				return
+			if err := c.audit(ctx); ctx.Err() == nil {
+				c.logChange(blind, err)
+				blind = err != nil
 			}
 		case <-ctx.Done():
-			return
 		}
+		retry.Stop()
 	}
-}
-
-// note counts a failure and logs the first one in a row, and returns whether there was
-// none.
-func (c *Catalog) note(ctx context.Context, failed *int, err error) bool {
-	if err == nil {
-		if *failed > 0 {
-			c.log.Info("services are registered again")
-		}
-		*failed = 0
-		return true
-	}
-	if ctx.Err() == nil {
-		if *failed == 0 {
-			c.log.Warn("services cannot be kept up to date; trying on", "error", err)
-		}
-		c.mu.Lock()
-		c.failures++
-		c.mu.Unlock()
-	}
-	*failed++
-	return false
 }
 
 // next returns a service that is not as wanted: those that must lose the leader's tag
-// come in any order with the others, because there are few at a time.
-func (c *Catalog) next() (task, bool) {
+// come in any order with the others, because there are few at a time. If there is none
+// that may be tried now, it says how long to wait.
+func (c *Catalog) next(now time.Time) (t task, wait time.Duration, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	wait = audit
 	for election, e := range c.entries {
 		if e.written == e.version {
 			continue
 		}
-		return task{election: election, version: e.version, want: e.want, id: e.gone}, true
+		if left := e.notBefore.Sub(now); left > 0 {
+			wait = min(wait, left)
+			continue
+		}
+		return task{election: election, version: e.version, want: e.want, id: e.gone}, 0, true
 	}
-	return task{}, false
+	return task{}, wait, false
+}
+
+// note notes how a call went. A service that the agent refuses must not keep the others
+// waiting, so each has a pause of its own.
+func (c *Catalog) note(t task, err error) {
+	c.mu.Lock()
+	e := c.entries[t.election]
+	failed := e.failed > 0
+	if err != nil {
+		if e.version == t.version {
+			e.notBefore = time.Now().Add(backoff(e.failed))
+		}
+		e.failed++
+	} else {
+		e.failed = 0
+		c.wrote(e, t)
+	}
+	c.mu.Unlock()
+	c.logChange(failed, err)
+}
+
+// logChange counts a failure, and logs the first one in a row and its end.
+func (c *Catalog) logChange(failed bool, err error) {
+	switch {
+	case err != nil && !failed:
+		c.log.Warn("services cannot be kept up to date; trying on", "error", err)
+	case err == nil && failed:
+		c.log.Info("services are kept up to date again")
+	}
+	if err != nil {
+		c.mu.Lock()
+		c.failures++
+		c.mu.Unlock()
+	}
 }
 
 // write makes the call.
@@ -111,11 +125,9 @@ func (c *Catalog) write(ctx context.Context, t task) error {
 	return nil
 }
 
-// wrote notes a call that was made and tells those who wait for it.
-func (c *Catalog) wrote(t task) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e := c.entries[t.election]
+// wrote notes a call that was made and tells those who wait for it. It is called with
+// the lock.
+func (c *Catalog) wrote(e *entry, t task) {
 	e.written = t.version
 	e.waiters = slices.DeleteFunc(e.waiters, func(w waiter) bool {
 		if w.version > t.version {
@@ -169,16 +181,4 @@ func backoff(failed int) time.Duration {
 		d = min(d, firstPause<<failed)
 	}
 	return d/2 + rand.N(d/2+1) //nolint:gosec // spreads load, and hides nothing
-}
-
-// pause waits, or returns false when ctx has ended.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
