@@ -200,6 +200,8 @@ func TestProblems(t *testing.T) {
 		"unlabelled":         {"election {}", "FILE:1:10: Missing name for election; All election blocks must have 1 labels (name)."},
 		"service of none":    {"election \"a\" {\n  service {}\n}", "FILE:1:14: service: name is missing"},
 		"leader tag":         {"election \"a\" {\n  service {\n    name = \"x\"\n    leader_tag = \"\"\n  }\n}", `FILE:4:18: leader_tag: "" is not 1 to 63 letters, digits and dashes, beginning and ending with a letter or digit`},
+		"candidate's tag":    {"election \"a\" {\n  service {\n    name = \"x\"\n    leader_tag = \"candidate\"\n  }\n}", `FILE:4:18: leader_tag: "candidate" is the tag of those who do not lead`},
+		"leader tag of all":  {"election \"a\" {\n  service {\n    name = \"x\"\n    tags = [\"v1\", \"leader\"]\n  }\n}", `FILE:4:12: tags: "leader" is the leader_tag, which only the leader has`},
 		"no command":         {"election \"a\" {\n  on_gain {}\n}", `FILE:1:14: on_gain: command is missing; write for example command = ["/bin/program", "argument"]`},
 		"empty command":      {"election \"a\" {\n  on_loss {\n    command = []\n  }\n}", `FILE:3:15: on_loss: command is missing; write for example command = ["/bin/program", "argument"]`},
 		"command's timeout":  {"election \"a\" {\n  on_loss {\n    command = [\"x\"]\n    timeout = \"1ms\"\n  }\n}", "FILE:4:15: timeout: 1ms is not between 100ms and 10m0s"},
