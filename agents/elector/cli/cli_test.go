@@ -177,6 +177,8 @@ RANK  CANDIDATE  ADDRESS      META
 
 		"run what":         {[]string{"run", "--", "ls", "-help"}, 1, "", "elector: -election is missing\n", ""},
 		"run badly":        {[]string{"run", "-ttl=1ms", "-election=a", "--", "ls"}, 1, "", "-ttl: 1ms is not between 1s and 1m0s\n", ""},
+		"run, no grace":    {[]string{"run", "-grace=0", "-election=a", "--", "ls"}, 1, "", "elector: -grace and -kill-timeout must not be 0\n", ""},
+		"run, no timeout":  {[]string{"run", "-kill-timeout=0s", "-election=a", "--", "ls"}, 1, "", "elector: -grace and -kill-timeout must not be 0\n", ""},
 		"run no command":   {[]string{"run", "-election=a"}, 1, "", "command: is missing: give it after --\n", ""},
 		"version":          {[]string{"version"}, 0, "elector " + version() + "\n", "", ""},
 		"version of what":  {[]string{"version", "x"}, 1, "", "elector: there are no arguments, but 1 were given\n", ""},

@@ -23,16 +23,18 @@ what is left of it and its descendants SIGKILL before anybody else can lead, eve
 this process is frozen or killed. SIGTERM and SIGINT end the command, within the kill
 timeout, and then this process; SIGHUP, SIGUSR1 and SIGUSR2 are passed on.
 
-When the command ends by itself, leadership is given away.
+When the command ends by itself, leadership is given away. When leadership is lost, this
+process takes part again, and runs the command anew when it leads.
 
 Exit codes: that of the command; 128 and the number of the signal that ended it; 0 when
-told to end; 1 bad configuration or failed; 126, 127 the command cannot be run.`)
+told to end while the command was not running, or obeyed SIGTERM; 1 bad configuration or
+failed; 126, 127 the command cannot be run.`)
 	get := config.MemberSource(c.flags)
 	election := c.flags.String("election", "", "`name` of the election")
 	priority := c.flags.Int("priority", 0, "`number` from -100 to 100, higher is preferred")
-	grace := c.flags.Duration("grace", runner.DefaultGrace, "`time` from SIGTERM to SIGKILL when leadership is lost, part of the trust window (default 400ms)")
+	grace := c.flags.Duration("grace", runner.DefaultGrace, "`time` from SIGTERM to SIGKILL when leadership is lost, part of the trust window and at most half of it (default 400ms)")
 	killTimeout := c.flags.Duration("kill-timeout", runner.DefaultKillTimeout, "`time` from SIGTERM to SIGKILL when told to end (default 10s)")
-	restart := c.flags.Bool("restart", false, "take part again when the command has ended by itself or leadership was lost")
+	restart := c.flags.Bool("restart", false, "take part again after a second also when the command has ended by itself, whatever its exit code, or could not be run, instead of passing its code on")
 	c.run = func(args []string) error {
 		m, err := get()
 		if err != nil {
@@ -40,6 +42,9 @@ told to end; 1 bad configuration or failed; 126, 127 the command cannot be run.`
 		}
 		if *election == "" {
 			return usageError("-election is missing")
+		}
+		if *grace == 0 || *killTimeout == 0 {
+			return usageError("-grace and -kill-timeout must not be 0") // for runner.Run it is the default
 		}
 		ctx, stop := untilSignal()
 		defer stop()

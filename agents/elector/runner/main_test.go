@@ -110,6 +110,10 @@ func (f *fakeTrust) Until() time.Duration {
 // hard is the end of trust that was told last.
 func (f *fakeTrust) hard() time.Duration { return time.Duration(f.until.Load()) }
 
+func (f *fakeTrust) Election() string { return "x" }
+func (f *fakeTrust) Token() uint64    { return 7 }
+func (f *fakeTrust) Term() uint64     { return 1 }
+
 func (f *fakeTrust) Done() <-chan struct{} { return f.ctx.Done() }
 
 func (f *fakeTrust) Err() error {
