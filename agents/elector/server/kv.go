@@ -90,6 +90,9 @@ func (s *Server) kv(w http.ResponseWriter, r *http.Request, name string) {
 	case len(body) > maxBody:
 		fail(w, agent.Errorf(http.StatusRequestEntityTooLarge, "", "the body is larger than %d KiB", maxBody>>10))
 		return
+	case !utf8.Valid(body): // which the decoder would replace
+		fail(w, agent.Errorf(http.StatusBadRequest, "", "the body is not UTF-8; use value_base64 for bytes"))
+		return
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	if err := agent.DecodeJSON(r, &req); err != nil {

@@ -117,14 +117,14 @@ func New(cfg Config) (*Server, error) {
 
 // Routes calls handle for each route, with a pattern of [http.ServeMux].
 func (s *Server) Routes(handle func(pattern string, h http.Handler)) {
-	handle("PUT /v1/elections/{name}", s.named(s.put))
-	handle("DELETE /v1/elections/{name}", s.named(s.delete))
-	handle("GET /v1/elections/{name}", s.named(s.status))
+	handle("PUT /v1/elections/{name}", named(bodiless(s.put)))
+	handle("DELETE /v1/elections/{name}", named(bodiless(s.delete)))
+	handle("GET /v1/elections/{name}", named(bodiless(s.status)))
 	handle("GET /v1/elections", http.HandlerFunc(s.list))
-	handle("POST /v1/elections/{name}/renew", s.named(s.renew))
-	handle("GET /v1/elections/{name}/watch", s.named(s.watch))
-	handle("GET /v1/elections/{name}/hold", s.named(s.hold))
-	handle("POST /v1/elections/{name}/kv", s.named(s.kv))
+	handle("POST /v1/elections/{name}/renew", named(bodiless(s.renew)))
+	handle("GET /v1/elections/{name}/watch", named(bodiless(getOnly(s.watch))))
+	handle("GET /v1/elections/{name}/hold", named(bodiless(getOnly(s.hold))))
+	handle("POST /v1/elections/{name}/kv", named(s.kv))
 }
 
 // Ready says why this process cannot take part in elections; nil: it can.

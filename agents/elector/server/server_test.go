@@ -44,12 +44,16 @@ func TestBadRequest(t *testing.T) {
 		"delete: to":       {"DELETE", "/v1/elections/x?to=a/b", "", 400, "to", "cannot be the name"},
 		"delete: no to":    {"DELETE", "/v1/elections/x?to=", "", 400, "to", "cannot be the name"},
 		"delete: both":     {"DELETE", "/v1/elections/x?to=b&leave=true", "", 400, "leave", "stays a candidate"},
+		"body":             {"PUT", "/v1/elections/x", "wait=1s", 400, "", "this request takes no body; parameters belong into the query"},
+		"delete: body":     {"DELETE", "/v1/elections/x", "to=b", 400, "", "takes no body"},
+		"renew: body":      {"POST", "/v1/elections/x/renew", "{}", 400, "", "takes no body"},
 
 		"unknown":          {"GET", "/v1/elections/x", "", 404, "", `election "x": no such election`},
 		"not joined":       {"DELETE", "/v1/elections/x", "", 404, "", "no candidate"},
 		"renew unjoined":   {"POST", "/v1/elections/x/renew", "", 404, "", "no candidate"},
 		"kv unjoined":      {"POST", "/v1/elections/x/kv", ops(`{"verb":"get","key":"a"}`), 404, "", "no candidate"},
 		"kv: no body":      {"POST", "/v1/elections/x/kv", "", 400, "", "the body is empty"},
+		"kv: not UTF-8":    {"POST", "/v1/elections/x/kv", ops("{\"verb\":\"set\",\"key\":\"a\",\"value\":\"\xff\"}"), 400, "", "the body is not UTF-8; use value_base64 for bytes"},
 		"kv: field":        {"POST", "/v1/elections/x/kv", `{"op":[]}`, 400, "op", "unknown field"},
 		"kv: no ops":       {"POST", "/v1/elections/x/kv", `{"ops":[]}`, 400, "ops", "0 operations"},
 		"kv: many ops":     {"POST", "/v1/elections/x/kv", ops(strings.Repeat(`{"verb":"get","key":"a"},`, 100) + `{}`), 400, "ops", "101 operations"},
@@ -84,6 +88,21 @@ func TestBadRequest(t *testing.T) {
 			must.StrContains(t, r.text("error"), tc.message)
 		})
 	}
+}
+
+// A stream has no headers to be asked for, and to hold has effects.
+func TestHead(t *testing.T) {
+	l := alone(t)
+	for _, route := range []string{"hold", "watch"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodHead, l.url+"/v1/elections/x/"+route, nil)
+		must.NoError(t, err)
+		resp, err := l.client.Do(req)
+		must.NoError(t, err)
+		must.NoError(t, resp.Body.Close())
+		must.Eq(t, http.StatusMethodNotAllowed, resp.StatusCode)
+		must.Eq(t, "GET", resp.Header.Get("Allow"))
+	}
+	must.SliceEmpty(t, l.elector.List())
 }
 
 // Joining needs no Consul; leading does, and the answer says why it is not possible.
