@@ -239,6 +239,51 @@ func TestHold_Attached(t *testing.T) {
 	must.Eq(t, 200, l.do(t, "GET", "/v1/elections/z", "").code)
 }
 
+// Who comes back while the end of his stream is worked off waits for that, and finds
+// nothing that is about to go.
+func TestHold_BackAtOnce(t *testing.T) {
+	l := alone(t)
+	_, err := l.join(t.Context(), "put", wish{}, byPut)
+	must.NoError(t, err)
+	for name, leaves := range map[string]bool{"put": false, "held": true} {
+		j, err := l.join(t.Context(), name, wish{}, byHold)
+		must.NoError(t, err)
+		must.Eq(t, leaves, l.detach(j))
+		for _, by := range []origin{byHold, byPut} {
+			again, over, err := l.tryJoin(name, wish{}, by)
+			if by == byPut && !leaves {
+				must.NoError(t, err)
+				must.True(t, again == j)
+				continue
+			}
+			must.ErrorIs(t, err, errLeaving)
+			select {
+			case <-over:
+				t.Fatal("it is not over yet")
+			default:
+			}
+		}
+		if leaves {
+			must.NoError(t, l.leave(t.Context(), j))
+		}
+		l.release(j)
+		again, err := l.join(t.Context(), name, wish{}, byHold)
+		must.NoError(t, err)
+		must.Eq(t, leaves, again != j)
+	}
+}
+
+// A candidate whose lease has ended is not kept.
+func TestLease_Forgotten(t *testing.T) {
+	l := alone(t)
+	must.Eq(t, 202, l.do(t, "PUT", "/v1/elections/x?lease=200ms", "").code)
+	eventually(t, "it is forgotten", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.joins) == 0
+	})
+}
+
 // The application's lease ends the candidate, and the stream that waits for it.
 func TestHold_Lease(t *testing.T) {
 	l := alone(t)

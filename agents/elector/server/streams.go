@@ -89,11 +89,8 @@ func (s *Server) hold(w http.ResponseWriter, r *http.Request, name string) {
 func (s *Server) drop(ctx context.Context, j *join) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveUp)
 	defer cancel()
-	s.mu.Lock()
-	leave := j.origin == byHold
-	s.mu.Unlock()
 	var err error
-	if leave {
+	if s.detach(j) {
 		err = s.leave(ctx, j)
 	} else if j.candidate.Leadership() != nil {
 		err = j.candidate.Resign(ctx)
