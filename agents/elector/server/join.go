@@ -221,29 +221,39 @@ func (s *Server) attach(e Election, o *election.Options) {
 	if e.Service == nil && e.OnGain == nil && e.OnLoss == nil {
 		return
 	}
-	o.OnGain = func(l *election.Leadership) {
-		if e.Service != nil {
-			s.catalog.Set(e.Name, *e.Service, true)
-		}
-		if e.OnGain != nil {
-			s.runHook(l.Context(), *e.OnGain, hook.Event{Kind: hook.Gain, Election: e.Name, Token: l.Token(), Term: l.Term()})
-		}
+	o.OnGain = func(l *election.Leadership) { s.gained(e, l) }
+	o.OnLoss = func(l *election.Leadership, why error) { s.lost(e, l, why) }
+}
+
+// gained follows the beginning of a term. It may be told late, because the hook of the
+// term before runs to its end.
+func (s *Server) gained(e Election, l term) {
+	if !l.Valid() {
+		return
 	}
-	o.OnLoss = func(l *election.Leadership, why error) {
-		if e.Service != nil {
-			// Before the lock is released, so that two leaders are not in DNS. The
-			// wait is short, because the next leader waits for it.
-			ctx, cancel := context.WithTimeout(context.Background(), untag)
-			if err := s.catalog.SetWait(ctx, e.Name, *e.Service, false); err != nil {
-				s.log.Warn("leader's tag is still in the catalog", "election", e.Name, "error", err)
-			}
-			cancel()
+	if e.Service != nil {
+		s.catalog.Set(e.Name, *e.Service, true)
+	}
+	if e.OnGain != nil {
+		s.runHook(l.Context(), *e.OnGain, hook.Event{Kind: hook.Gain, Election: e.Name, Token: l.Token(), Term: l.Term()})
+	}
+}
+
+// lost follows the end of a term.
+func (s *Server) lost(e Election, l term, why error) {
+	if e.Service != nil {
+		// Before the lock is released, so that two leaders are not in DNS. The
+		// wait is short, because the next leader waits for it.
+		ctx, cancel := context.WithTimeout(context.Background(), untag)
+		if err := s.catalog.SetWait(ctx, e.Name, *e.Service, false); err != nil {
+			s.log.Warn("leader's tag is still in the catalog", "election", e.Name, "error", err)
 		}
-		if e.OnLoss != nil {
-			s.runHook(context.Background(), *e.OnLoss, hook.Event{
-				Kind: hook.Loss, Election: e.Name, Token: l.Token(), Term: l.Term(), Reason: why.Error(),
-			})
-		}
+		cancel()
+	}
+	if e.OnLoss != nil {
+		s.runHook(s.hooks, *e.OnLoss, hook.Event{
+			Kind: hook.Loss, Election: e.Name, Token: l.Token(), Term: l.Term(), Reason: why.Error(),
+		})
 	}
 }
 

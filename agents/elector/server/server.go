@@ -77,6 +77,11 @@ type Server struct {
 
 	followers sync.WaitGroup // goroutines that wait for the end of candidates
 
+	hooks    context.Context // of what runs after a loss
+	endHooks context.CancelFunc
+
+	refresh time.Duration // the constant, but in tests
+
 	holds, watches atomic.Int64 // open streams
 	hookFailures   [2]atomic.Uint64
 }
@@ -94,7 +99,9 @@ func New(cfg Config) (*Server, error) {
 		elector: cfg.Elector, catalog: cfg.Catalog, dataPrefix: cfg.DataPrefix, log: cfg.Logger,
 		configured: make(map[string]Election, len(cfg.Elections)),
 		joins:      make(map[string]*join, len(cfg.Elections)),
+		refresh:    refresh,
 	}
+	s.hooks, s.endHooks = context.WithCancel(context.Background()) //nolint:gosec // Drain calls it
 	for _, e := range cfg.Elections {
 		if _, twice := s.configured[e.Name]; twice {
 			return nil, fmt.Errorf("election %q is configured twice", e.Name)
@@ -142,9 +149,10 @@ func (s *Server) Ready() error {
 }
 
 // Drain leaves all elections, so that others lead, and joins none any more. It
-// returns when all are left and their hooks have run, or when ctx ends. It may be
-// called again.
+// returns when all are left and their hooks have run, or when ctx ends, and then hooks
+// are killed. It may be called again.
 func (s *Server) Drain(ctx context.Context) error {
+	defer context.AfterFunc(ctx, s.endHooks)()
 	s.mu.Lock()
 	s.draining = true
 	all := make([]*join, 0, len(s.joins))
