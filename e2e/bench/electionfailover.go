@@ -182,7 +182,7 @@ func (b *electionBench) resignWith(ctx context.Context, c *cluster.Consul, peers
 		}
 	}
 	b.say("election.resign: done")
-	return errors.Join(b.printTimes("election.resign", ours), b.printTimes("election.peer.one-put", commits), peers.print("resign"))
+	return errors.Join(b.printTimes("election.resign", ours), b.printTimes("election.one-put", commits), peers.print("resign"))
 }
 
 // commit is what one write to Consul takes: no lock can change hands in less than
@@ -263,8 +263,11 @@ func (b *electionBench) appCrashWith(ctx context.Context, c *cluster.Consul, pee
 		}
 		ours = append(ours, d)
 		// The last stream of an elector may take a moment to be given back.
-		err = until(ctx, func() (err error) {
-			apps[s], err = w.hold(ctx, s, name, election.Balanced)
+		err = until(ctx, func() error {
+			app, err := w.hold(ctx, s, name, election.Balanced)
+			if err == nil {
+				apps[s] = app
+			}
 			return err
 		})
 		if err != nil {

@@ -113,7 +113,7 @@ func (p *peers) command(peer, key string, agent int) (cmd *exec.Cmd, env []strin
 	case apiLock:
 		return exec.Command(p.helper, "lock", key), env
 	default:
-		return exec.Command(p.nomad.Binary(), "var", "lock", key, p.helper, "child"), append(p.nomad.Env(), p.nomad.Mark("peer"))
+		return exec.Command(p.nomad.Binary(), "var", "lock", "-shell=false", key, p.helper, "child"), append(p.nomad.Env(), p.nomad.Mark("peer"))
 	}
 }
 
