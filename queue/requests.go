@@ -263,7 +263,7 @@ func (b *Broker) Purge(ctx context.Context, queue string, shard int) (int, error
 				continue
 			}
 			for i := range g.slots {
-				seq := g.seq(i)
+				seq := g.first + uint64(i)
 				if st := g.slots[i].state; seq < at || st != stateReady && st != stateDelayed {
 					continue
 				}
@@ -283,7 +283,6 @@ func (b *Broker) Purge(ctx context.Context, queue string, shard int) (int, error
 // Flag is a switch of a queue.
 type Flag string
 
-// The switches.
 const (
 	Pause  Flag = "pause"  // hand nothing out
 	Resume Flag = "resume" // go on

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -135,15 +134,12 @@ type answer struct {
 // extend moves the deadline. Writers without deadlines, as tests have them, stay so.
 func (w *answer) extend() { _ = w.ctrl.SetWriteDeadline(time.Now().Add(w.timeout)) }
 
-// written takes the deadline away: HTTP/2 resets a stream by it even if nothing is being
-// written.
-func (w *answer) written() { _ = w.ctrl.SetWriteDeadline(time.Time{}) }
-
 func (w *answer) WriteHeader(code int) {
 	if w.code == 0 && code >= http.StatusOK {
 		w.code = code
 	}
-	w.ResponseWriter.WriteHeader(code) // it is sent with what follows
+	w.extend()
+	w.ResponseWriter.WriteHeader(code)
 }
 
 func (w *answer) Write(b []byte) (int, error) {
@@ -151,14 +147,12 @@ func (w *answer) Write(b []byte) (int, error) {
 		w.code = http.StatusOK
 	}
 	w.extend()
-	defer w.written()
 	return w.ResponseWriter.Write(b)
 }
 
 // FlushError is what http.ResponseController.Flush calls.
 func (w *answer) FlushError() error {
 	w.extend()
-	defer w.written()
 	return w.ctrl.Flush()
 }
 
@@ -207,11 +201,7 @@ func (a *Agent) servePrestop(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if a.drainErr != nil {
-		status := http.StatusInternalServerError
-		if errors.Is(a.drainErr, context.DeadlineExceeded) {
-			status = http.StatusServiceUnavailable
-		}
-		WriteError(w, Errorf(status, "", "drain: %v", a.drainErr))
+		WriteError(w, Errorf(http.StatusInternalServerError, "", "drain: %v", a.drainErr))
 		return
 	}
 	WriteJSON(w, http.StatusOK, struct {
