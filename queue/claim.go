@@ -128,7 +128,7 @@ func (s *shardState) lose(g *segment, i int, l *lease) {
 	s.touch(g, 0)
 	st.inFlight--
 	l.left--
-	delete(s.percent, g.first+uint64(i))
+	delete(s.percent, g.seq(i))
 	sl.lost++
 	st.counters.Lost++
 	if int(sl.lost) >= st.cfg.MaxLost {
@@ -143,7 +143,7 @@ func (s *shardState) unclaim(g *segment, i int) (worker string) {
 	sl := &g.slots[i]
 	l := s.leases[sl.claim]
 	s.stages[sl.stage].inFlight--
-	delete(s.percent, g.first+uint64(i))
+	delete(s.percent, g.seq(i))
 	l.left--
 	if l.left == 0 && len(l.cancelled) == 0 {
 		delete(s.leases, sl.claim)

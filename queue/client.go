@@ -409,8 +409,8 @@ func (c *Client) DeleteRecurring(ctx context.Context, queue, name string) error 
 	return c.call(ctx, always, http.MethodDelete, queuePath(queue, "/recurring/"+url.PathEscape(name)), nil, nil)
 }
 
-// QueueStatus tells about a queue and its shards.
-type QueueStatus struct {
+// Overview tells about a queue and its shards.
+type Overview struct {
 	Status
 	Config Config        `json:"config"`
 	Shards []ShardStatus `json:"shards"`
@@ -424,20 +424,20 @@ type ShardStatus struct {
 }
 
 // Status tells about a queue.
-func (c *Client) Status(ctx context.Context, queue string) (QueueStatus, error) {
-	var out QueueStatus
+func (c *Client) Status(ctx context.Context, queue string) (Overview, error) {
+	var out Overview
 	err := c.call(ctx, always, http.MethodGet, queuePath(queue, ""), nil, &out)
 	return out, err
 }
 
-// QueueList is all queues.
-type QueueList struct {
-	Queues []QueueStatus `json:"queues"`
+// Overviews is all queues.
+type Overviews struct {
+	Queues []Overview `json:"queues"`
 }
 
 // List tells about all queues.
-func (c *Client) List(ctx context.Context) (QueueList, error) {
-	var out QueueList
+func (c *Client) List(ctx context.Context) (Overviews, error) {
+	var out Overviews
 	err := c.call(ctx, always, http.MethodGet, "/v1/queues", nil, &out)
 	return out, err
 }

@@ -160,7 +160,7 @@ func (s *shardState) complete(g *segment, i int, a *answer) {
 		s.settle(g)
 	case s.stages[st.next].cfg.Collect > 0:
 		sl.state = stateHeld
-		s.stages[st.next].held = append(s.stages[st.next].held, g.first+uint64(i))
+		s.stages[st.next].held = append(s.stages[st.next].held, g.seq(i))
 	default:
 		sl.state = stateDone
 		s.settle(g)
@@ -262,7 +262,7 @@ func (s *shardState) mergeOne(stage int) bool {
 // bury makes a dead letter of an item.
 func (s *shardState) bury(g *segment, i int, worker, reason string) {
 	sl := &g.slots[i]
-	seq := g.first + uint64(i)
+	seq := g.seq(i)
 	st := &s.stages[sl.stage]
 	sl.state = stateDead
 	st.live--
@@ -344,7 +344,7 @@ func (s *shardState) cancel(seq uint64) (AckResult, bool) {
 // isWaiting says whether an item waits for another one of its group.
 func (s *shardState) isWaiting(g *segment, i int) bool {
 	busy := s.groups[groupKey{int(g.slots[i].stage), s.itemOf(g, i).Group}]
-	return busy != nil && slices.Contains(busy.waiting, g.first+uint64(i))
+	return busy != nil && slices.Contains(busy.waiting, g.seq(i))
 }
 
 // redrive enqueues a dead letter again. It returns false if that has to wait.

@@ -263,7 +263,7 @@ func (b *Broker) Purge(ctx context.Context, queue string, shard int) (int, error
 				continue
 			}
 			for i := range g.slots {
-				seq := g.first + uint64(i)
+				seq := g.seq(i)
 				if st := g.slots[i].state; seq < at || st != stateReady && st != stateDelayed {
 					continue
 				}
@@ -283,6 +283,7 @@ func (b *Broker) Purge(ctx context.Context, queue string, shard int) (int, error
 // Flag is a switch of a queue.
 type Flag string
 
+// The switches.
 const (
 	Pause  Flag = "pause"  // hand nothing out
 	Resume Flag = "resume" // go on

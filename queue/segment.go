@@ -123,6 +123,9 @@ func (g *segment) raw(i int) []byte {
 	return g.value[g.at[i] : end-len(segmentEnd)]
 }
 
+// seq is the number of an item.
+func (g *segment) seq(i int) uint64 { return g.first + uint64(i) } //nolint:gosec // i is a place in slots
+
 // end is the number after the last item's.
 func (g *segment) end() uint64 { return g.first + uint64(len(g.slots)) }
 

@@ -324,7 +324,7 @@ func (s *shardState) begin(g *segment, i int, name string, notBefore time.Time) 
 	if name != "" {
 		key := groupKey{int(sl.stage), name}
 		if busy := s.groups[key]; busy != nil {
-			busy.waiting = append(busy.waiting, g.first+uint64(i))
+			busy.waiting = append(busy.waiting, g.seq(i))
 			s.stages[sl.stage].waiting++
 			return
 		}
@@ -343,7 +343,7 @@ func (s *shardState) ready(g *segment, i int) {
 	st := &s.stages[sl.stage]
 	sl.state = stateReady
 	st.nready++
-	st.ready[sl.priority].add(g.first + uint64(i))
+	st.ready[sl.priority].add(g.seq(i))
 }
 
 // delay lets an item be handed out later.
@@ -351,7 +351,7 @@ func (s *shardState) delay(g *segment, i int, at int64, reason string) {
 	sl := &g.slots[i]
 	sl.state = stateDelayed
 	s.stages[sl.stage].delayed++
-	s.delays.add(at, g.first+uint64(i))
+	s.delays.add(at, g.seq(i))
 	s.touch(g, len(reason)+60)
 	g.note(i, note{reason: reason, notBefore: at})
 }
@@ -360,7 +360,7 @@ func (s *shardState) delay(g *segment, i int, at int64, reason string) {
 func (s *shardState) itemOf(g *segment, i int) Item {
 	var it Item
 	if err := json.Unmarshal(g.raw(i), &it); err != nil {
-		panic(fmt.Sprintf("queue: item %d: %v", g.first+uint64(i), err)) // it was read before
+		panic(fmt.Sprintf("queue: item %d: %v", g.seq(i), err)) // it was read before
 	}
 	return it
 }
@@ -396,10 +396,10 @@ func (s *shardState) finished() bool { return s.head.Sealed && s.items() == 0 }
 
 // wake is when tick has to be called at the latest; false: never.
 func (s *shardState) wake() (int64, bool) {
-	at, any := int64(0), false
+	at, due := int64(0), false
 	sooner := func(t int64) {
-		if !any || t < at {
-			at, any = t, true
+		if !due || t < at {
+			at, due = t, true
 		}
 	}
 	for _, h := range []timers{s.expiry, s.delays, s.retire} {
@@ -417,7 +417,7 @@ func (s *shardState) wake() (int64, bool) {
 			sooner(st.filled + int64((1-st.tokens)/st.cfg.Rate*1000) + 1)
 		}
 	}
-	return at, any
+	return at, due
 }
 
 // tick does what is due, as far as there is room. It returns false if there was not.
@@ -498,7 +498,7 @@ func (s *shardState) forget(g *segment) {
 	for i := range g.slots {
 		var p itemPlace
 		// Most items have no key, and then there is nothing to look for.
-		if len(s.keys) > 0 && json.Unmarshal(g.raw(i), &p) == nil && p.Key != "" && s.keys[p.Key] == g.first+uint64(i) {
+		if len(s.keys) > 0 && json.Unmarshal(g.raw(i), &p) == nil && p.Key != "" && s.keys[p.Key] == g.seq(i) {
 			delete(s.keys, p.Key)
 		}
 	}

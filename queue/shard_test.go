@@ -223,8 +223,8 @@ func TestShard_Model(t *testing.T) {
 				}
 			},
 			"ack": func(rt *rapid.T) {
-				id, any := heldBy(rt)
-				if !any {
+				id, ok := heldBy(rt)
+				if !ok {
 					return
 				}
 				a := Ack{ID: id, Claim: m.claim[id], Output: "out/" + id.String()}
@@ -250,8 +250,8 @@ func TestShard_Model(t *testing.T) {
 				must.Eq(rt, before, s.head.Next) // nothing is handed on twice
 			},
 			"fan out": func(rt *rapid.T) {
-				id, any := heldBy(rt)
-				if !any {
+				id, ok := heldBy(rt)
+				if !ok {
 					return
 				}
 				st, _ := s.itemStatus(id)

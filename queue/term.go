@@ -184,7 +184,7 @@ func (t *term) loop(ctx context.Context) error {
 		if len(t.blocked) > 0 {
 			commands = nil
 		}
-		if at, any := t.s.wake(); any && !late {
+		if at, due := t.s.wake(); due && !late {
 			alarm.Reset(time.Duration(max(0, at-t.clock())) * time.Millisecond)
 		} else {
 			alarm.Stop()

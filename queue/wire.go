@@ -57,6 +57,7 @@ type ClaimResponse struct {
 // Action is what a worker says of an item.
 type Action string
 
+// The actions.
 const (
 	Done    Action = "done"    // it is done
 	Retry   Action = "retry"   // it failed; again later
@@ -81,6 +82,7 @@ type Ack struct {
 // Verdict is what became of an Ack.
 type Verdict string
 
+// The verdicts.
 const (
 	Accepted  Verdict = "accepted"
 	Duplicate Verdict = "duplicate" // it was accepted before

@@ -5,13 +5,15 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/hashicorp/cli"
+
 	"github.com/nomad-patterns/nomad-patterns/agents/elector/config"
 	"github.com/nomad-patterns/nomad-patterns/agents/elector/runner"
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
 )
 
-func newRun(p *agent.Program) *agent.Command {
-	c := p.Command("run [flags] -election <name> -- <command> [argument…]", "Run a command only while leading", `
+func newRun(s streams) cli.Command {
+	c := newCommand(s, "run [flags] -election <name> -- <command> [argument…]", "Run a command only while leading", `
 Takes part in an election by itself, without an agent, and runs a command for as long
 as this process leads. The command finds $ELECTION, $ELECTION_TOKEN (the fencing
 token) and $ELECTION_TERM in its environment.
@@ -21,30 +23,35 @@ what is left of it and its descendants SIGKILL before anybody else can lead, eve
 this process is frozen or killed. SIGTERM and SIGINT end the command, within the kill
 timeout, and then this process; SIGHUP, SIGUSR1 and SIGUSR2 are passed on.
 
-When the command ends by itself, leadership is given away.
+When the command ends by itself, leadership is given away. When leadership is lost, this
+process takes part again, and runs the command anew when it leads.
 
 Exit codes: that of the command; 128 and the number of the signal that ended it; 0 when
-told to end; 1 bad configuration or failed; 126, 127 the command cannot be run.`)
-	get := config.MemberSource(c.Flags)
-	election := c.Flags.String("election", "", "`name` of the election")
-	priority := c.Flags.Int("priority", 0, "`number` from -100 to 100, higher is preferred")
-	grace := c.Flags.Duration("grace", runner.DefaultGrace, "`time` from SIGTERM to SIGKILL when leadership is lost, part of the trust window (default 400ms)")
-	killTimeout := c.Flags.Duration("kill-timeout", runner.DefaultKillTimeout, "`time` from SIGTERM to SIGKILL when told to end (default 10s)")
-	restart := c.Flags.Bool("restart", false, "take part again when the command has ended by itself or leadership was lost")
-	c.Do = func(args []string) error {
+told to end while the command was not running, or obeyed SIGTERM; 1 bad configuration or
+failed; 126, 127 the command cannot be run.`)
+	get := config.MemberSource(c.flags)
+	election := c.flags.String("election", "", "`name` of the election")
+	priority := c.flags.Int("priority", 0, "`number` from -100 to 100, higher is preferred")
+	grace := c.flags.Duration("grace", runner.DefaultGrace, "`time` from SIGTERM to SIGKILL when leadership is lost, part of the trust window and at most half of it (default 400ms)")
+	killTimeout := c.flags.Duration("kill-timeout", runner.DefaultKillTimeout, "`time` from SIGTERM to SIGKILL when told to end (default 10s)")
+	restart := c.flags.Bool("restart", false, "take part again after a second also when the command has ended by itself, whatever its exit code, or could not be run, instead of passing its code on")
+	c.run = func(args []string) error {
 		m, err := get()
 		if err != nil {
 			return err
 		}
 		if *election == "" {
-			return agent.UsageErrorf("-election is missing")
+			return usageError("-election is missing")
 		}
-		ctx, stop := agent.UntilSignal()
+		if *grace == 0 || *killTimeout == 0 {
+			return usageError("-grace and -kill-timeout must not be 0") // for runner.Run it is the default
+		}
+		ctx, stop := untilSignal()
 		defer stop()
 		passed := make(chan os.Signal, 8)
 		signal.Notify(passed, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
 		defer signal.Stop(passed)
-		log := agent.NewLogger("elector", m.Log.Level, m.Log.JSON, p.Err)
+		log := agent.NewLogger("elector", m.LogLevel, m.LogJSON, s.err)
 		m.Election.Logger = log
 		code, err := runner.Run(ctx, runner.Config{
 			Elector: m.Election, Election: *election, Mode: m.Election.Mode, Priority: *priority,
@@ -52,9 +59,9 @@ told to end; 1 bad configuration or failed; 126, 127 the command cannot be run.`
 			Command: args, Signals: passed, Logger: log,
 		})
 		if err != nil {
-			p.Fail(m.Explain(err))
+			s.fail(m.Explain(err))
 		}
-		return &agent.ExitError{Code: code}
+		return &exitError{code}
 	}
 	return c
 }

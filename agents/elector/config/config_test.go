@@ -60,7 +60,7 @@ func TestDefaults(t *testing.T) {
 	must.Eq(t, "127.0.0.1:4040", a.Listen.Address.V)
 	must.Eq(t, "election-data", a.DataPrefix)
 	must.Eq(t, 10*time.Second, a.DrainTimeout)
-	must.Eq(t, hclog.Info, a.Log.Level)
+	must.Eq(t, hclog.Info, a.LogLevel)
 	must.SliceEmpty(t, a.Elections)
 }
 
@@ -127,8 +127,8 @@ func TestFull(t *testing.T) {
 		Service: "e", ServicePort: 4041, ServiceTags: []string{"x"},
 	}, e)
 	must.Eq(t, "a/data", a.DataPrefix)
-	must.Eq(t, hclog.Debug, a.Log.Level)
-	must.True(t, a.Log.JSON)
+	must.Eq(t, hclog.Debug, a.LogLevel)
+	must.True(t, a.LogJSON)
 	must.Eq(t, 20*time.Second, a.DrainTimeout)
 	must.Eq(t, "unix:///run/elector.sock", a.Listen.Address.V)
 	must.Eq(t, []server.Election{
@@ -200,6 +200,8 @@ func TestProblems(t *testing.T) {
 		"unlabelled":         {"election {}", "FILE:1:10: Missing name for election; All election blocks must have 1 labels (name)."},
 		"service of none":    {"election \"a\" {\n  service {}\n}", "FILE:1:14: service: name is missing"},
 		"leader tag":         {"election \"a\" {\n  service {\n    name = \"x\"\n    leader_tag = \"\"\n  }\n}", `FILE:4:18: leader_tag: "" is not 1 to 63 letters, digits and dashes, beginning and ending with a letter or digit`},
+		"candidate's tag":    {"election \"a\" {\n  service {\n    name = \"x\"\n    leader_tag = \"candidate\"\n  }\n}", `FILE:4:18: leader_tag: "candidate" is the tag of those who do not lead`},
+		"leader tag of all":  {"election \"a\" {\n  service {\n    name = \"x\"\n    tags = [\"v1\", \"leader\"]\n  }\n}", `FILE:4:12: tags: "leader" is the leader_tag, which only the leader has`},
 		"no command":         {"election \"a\" {\n  on_gain {}\n}", `FILE:1:14: on_gain: command is missing; write for example command = ["/bin/program", "argument"]`},
 		"empty command":      {"election \"a\" {\n  on_loss {\n    command = []\n  }\n}", `FILE:3:15: on_loss: command is missing; write for example command = ["/bin/program", "argument"]`},
 		"command's timeout":  {"election \"a\" {\n  on_loss {\n    command = [\"x\"]\n    timeout = \"1ms\"\n  }\n}", "FILE:4:15: timeout: 1ms is not between 100ms and 10m0s"},
@@ -241,7 +243,7 @@ func TestMemberSource(t *testing.T) {
 	must.NoError(t, err)
 	must.Eq(t, "x", m.Election.ID)
 	must.Eq(t, election.Strict, m.Election.Mode)
-	must.Eq(t, hclog.Warn, m.Log.Level)
+	must.Eq(t, hclog.Warn, m.LogLevel)
 	must.Nil(t, fs.Lookup("config"))
 }
 

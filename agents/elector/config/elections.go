@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -60,6 +61,12 @@ func (b *electionBlock) election(p *agent.Problems, from string) server.Election
 		}
 		s.LeaderTag.Default(catalog.DefaultLeaderTag)
 		checkLabel(p, "leader_tag", s.LeaderTag)
+		if s.LeaderTag.V == catalog.CandidateTag {
+			p.Addf(s.LeaderTag.From, "leader_tag", "%q is the tag of those who do not lead", s.LeaderTag.V)
+		}
+		if slices.Contains(s.Tags.V, s.LeaderTag.V) {
+			p.Addf(s.Tags.From, "tags", "%q is the leader_tag, which only the leader has", s.LeaderTag.V)
+		}
 		e.Service = &catalog.Service{
 			Name: s.Name.V, Address: s.Address.V, Port: s.Port.V, Tags: s.Tags.V, LeaderTag: s.LeaderTag.V,
 		}

@@ -8,8 +8,6 @@ import (
 	"io"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/nomad-patterns/nomad-patterns/agents/internal/processes"
 )
 
 // inbox is the guard's end of the pipe with orders. All that has arrived is read at
@@ -28,7 +26,7 @@ func newInbox() (*inbox, error) {
 	b := &inbox{wake: make(chan struct{}), taken: make(chan struct{})}
 	go func() {
 		for {
-			err := processes.Retry(func() error {
+			err := retry(func() error {
 				_, err := unix.Poll([]unix.PollFd{{Fd: ordersFD, Events: unix.POLLIN}}, -1)
 				return err
 			})

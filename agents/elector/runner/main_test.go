@@ -18,7 +18,6 @@ import (
 	"github.com/shoenig/test/must"
 	"go.uber.org/goleak"
 
-	"github.com/nomad-patterns/nomad-patterns/agents/internal/processes"
 	"github.com/nomad-patterns/nomad-patterns/election"
 )
 
@@ -38,7 +37,7 @@ func TestMain(m *testing.M) {
 			os.Exit(runnerProcess(os.Args[2]))
 		}
 	}
-	if err := processes.BecomeReaper(); err != nil {
+	if err := becomeReaper(); err != nil {
 		panic(err)
 	}
 	goleak.VerifyTestMain(m)
@@ -111,6 +110,10 @@ func (f *fakeTrust) Until() time.Duration {
 // hard is the end of trust that was told last.
 func (f *fakeTrust) hard() time.Duration { return time.Duration(f.until.Load()) }
 
+func (f *fakeTrust) Election() string { return "x" }
+func (f *fakeTrust) Token() uint64    { return 7 }
+func (f *fakeTrust) Term() uint64     { return 1 }
+
 func (f *fakeTrust) Done() <-chan struct{} { return f.ctx.Done() }
 
 func (f *fakeTrust) Err() error {
@@ -123,7 +126,7 @@ func (f *fakeTrust) Err() error {
 // runnerProcess runs a beating command with a child that beats as well, and notes the
 // ends of trust that it gives out. All files lie in dir.
 func runnerProcess(dir string) int {
-	if err := processes.BecomeReaper(); err != nil {
+	if err := becomeReaper(); err != nil {
 		return 1
 	}
 	f := newTrust(soft, grace)

@@ -11,7 +11,6 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
-	"github.com/nomad-patterns/nomad-patterns/agents/internal/processes"
 	"github.com/nomad-patterns/nomad-patterns/election"
 )
 
@@ -55,8 +54,9 @@ type Config struct {
 	// KillTimeout is the time from SIGTERM to SIGKILL when ctx ends, as long as the
 	// leadership lasts. Default 10 s.
 	KillTimeout time.Duration
-	// Restart goes on when the command has ended by itself: others may lead first,
-	// then this process takes part again.
+	// Restart goes on when the command has ended by itself or could not be run: others
+	// may lead first, then this process takes part again. After a loss of leadership
+	// it does so in any case.
 	Restart bool
 	// Command is the program and its arguments. Its environment is that of this
 	// process with ELECTION, ELECTION_TOKEN and ELECTION_TERM.
@@ -121,7 +121,7 @@ func Run(ctx context.Context, cfg Config) (exitCode int, err error) {
 	if err != nil {
 		return exitFailed, err
 	}
-	if err := processes.BecomeReaper(); err != nil {
+	if err := becomeReaper(); err != nil {
 		return exitFailed, err
 	}
 	e, err := election.New(cfg.Elector)
@@ -138,7 +138,8 @@ func Run(ctx context.Context, cfg Config) (exitCode int, err error) {
 	}()
 	for {
 		code, err := runOnce(ctx, cfg, e)
-		if ctx.Err() != nil || !cfg.Restart {
+		var bad *election.FieldError // stays as it is
+		if ctx.Err() != nil || !cfg.Restart || errors.As(err, &bad) {
 			return code, err
 		}
 		cfg.Logger.Info("taking part again", "pause", restartPause, "code", code, "error", err)
@@ -158,17 +159,9 @@ func runOnce(ctx context.Context, cfg Config, e *election.Elector) (code int, er
 	if err != nil {
 		return exitFailed, err
 	}
-	for again := true; again; {
-		err = c.Run(ctx, func(term context.Context, l *election.Leadership) error {
-			var err error
-			code, err = runTerm(term, cfg, l)
-			return err
-		})
-		again = errors.Is(err, errOverdue) // others have led meanwhile
-	}
-	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
-		err = nil // that is why we are here
-	}
+	code, err = takePart(ctx, cfg, func(ctx context.Context, work work) error {
+		return c.Run(ctx, func(term context.Context, l *election.Leadership) error { return work(term, l) })
+	})
 	leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), signOff)
 	defer cancel()
 	if lerr := c.Leave(leave); lerr != nil {
@@ -180,8 +173,49 @@ func runOnce(ctx context.Context, cfg Config, e *election.Elector) (code int, er
 	return code, err
 }
 
+// work is done in one term.
+type work func(term context.Context, l leadership) error
+
+// takePart runs the command in each term that run, which is election.Candidate's, calls
+// it for, until the command has ended by itself, or ctx ends.
+func takePart(ctx context.Context, cfg Config, run func(context.Context, work) error) (code int, err error) {
+	all, end := context.WithCancel(ctx)
+	defer end()
+	running := false // when ctx ended
+	ended := false   // the command, by itself
+	for again := true; again; {
+		err = run(all, func(term context.Context, l leadership) error {
+			if ended {
+				return nil
+			}
+			running = true
+			var err error
+			code, ended, err = runTerm(term, cfg, l)
+			running = ctx.Err() != nil
+			if ended {
+				// Also if leadership was lost meanwhile, which would have another
+				// term begin.
+				end()
+			}
+			return err
+		})
+		again = errors.Is(err, errOverdue) // others have led meanwhile
+	}
+	switch {
+	case ended:
+		err = nil // there is a code; to resign is tried again by whoever leaves
+	case ctx.Err() != nil && errors.Is(err, context.Cause(ctx)):
+		err = nil // that is why we are here
+		if !running {
+			code = 0 // what there is comes from a term that was lost
+		}
+	}
+	return code, err
+}
+
 // runTerm runs the command during one term. It returns when everything of it is gone.
-func runTerm(term context.Context, cfg Config, l *election.Leadership) (code int, err error) {
+// Ended says that nobody had asked it to end.
+func runTerm(term context.Context, cfg Config, l leadership) (code int, ended bool, err error) {
 	env := append(os.Environ(),
 		"ELECTION="+l.Election(),
 		"ELECTION_TOKEN="+strconv.FormatUint(l.Token(), 10),
@@ -189,26 +223,34 @@ func runTerm(term context.Context, cfg Config, l *election.Leadership) (code int
 	)
 	c, err := startCommand(cfg.Guard, cfg.Command, env, files{cfg.Stdin, cfg.Stdout, cfg.Stderr})
 	if err != nil {
-		return exitNotRunnable, err
+		return exitNotRunnable, false, err
 	}
 	guide(term, cfg, l, c)
 	res := c.result
 	switch {
 	case c.late:
-		return 0, nil
+		return 0, false, nil
 	case c.process() == 0:
-		return res.Code, fmt.Errorf("run %q: %w", cfg.Command[0], c.err)
+		return res.Code, false, fmt.Errorf("run %q: %w", cfg.Command[0], c.err)
 	case c.err != nil:
 		cfg.Logger.Error("the command's guard failed; the command is gone", "error", c.err)
 	}
 	cfg.Logger.Info("command has ended", "code", res.Code, "asked", res.Asked, "killed", res.Killed)
 	switch {
 	case res.Asked && term.Err() == nil:
-		return 0, errOverdue
+		return 0, false, errOverdue
 	case res.Asked && res.Signal == syscall.SIGTERM:
-		return 0, nil // it did as it was told
+		return 0, false, nil // it did as it was told
 	}
-	return res.Code, nil
+	return res.Code, !res.Asked && c.err == nil, nil
+}
+
+// leadership is what a command is told of it, and its trust.
+type leadership interface {
+	trust
+	Election() string
+	Token() uint64
+	Term() uint64
 }
 
 // trust is what has to be known of a leadership.

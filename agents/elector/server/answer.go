@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
@@ -16,12 +17,43 @@ type refusal struct {
 	Status *election.Status `json:"status"`
 }
 
+// handler answers requests about the election of that name.
+type handler func(w http.ResponseWriter, r *http.Request, name string)
+
 // named checks the name of the election before the handler sees it.
-func (s *Server) named(h func(w http.ResponseWriter, r *http.Request, name string)) http.HandlerFunc {
+func named(h handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		name := r.PathValue("name")
 		if err := election.CheckName(name); err != nil {
 			fail(w, err)
+			return
+		}
+		h(w, r, name)
+	}
+}
+
+// bodiless refuses a body, for a parameter that is put there must not silently mean its
+// default.
+func bodiless(h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request, name string) {
+		switch _, err := io.ReadFull(r.Body, make([]byte, 1)); {
+		case err == nil:
+			fail(w, agent.Errorf(http.StatusBadRequest, "", "this request takes no body; parameters belong into the query"))
+		case !errors.Is(err, io.EOF):
+			fail(w, agent.Errorf(http.StatusBadRequest, "", "read the body: %v", err))
+		default:
+			h(w, r, name)
+		}
+	}
+}
+
+// getOnly refuses HEAD, which [http.ServeMux] takes for GET, where it would begin what
+// has no end.
+func getOnly(h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request, name string) {
+		if r.Method == http.MethodHead {
+			w.Header().Set("Allow", http.MethodGet)
+			fail(w, agent.Errorf(http.StatusMethodNotAllowed, "", "HEAD is not possible on %s, but GET", r.URL.Path))
 			return
 		}
 		h(w, r, name)

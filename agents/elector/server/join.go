@@ -25,8 +25,20 @@ type join struct {
 	candidate *election.Candidate
 	// Guarded by Server.mu.
 	origin  origin
-	held    bool // a hold stream is attached
-	leaving bool // it is on its way out
+	held    bool          // a hold stream is attached
+	dropped chan struct{} // closed when what the stream stood for is over; nil: it is open, or not there
+	leaving bool          // it is on its way out
+}
+
+// term is what has to be known of a leadership.
+type term interface {
+	Token() uint64
+	Term() uint64
+	Valid() bool
+	Trusted() time.Duration
+	Done() <-chan struct{}
+	Err() error
+	Context() context.Context
 }
 
 // wish is what a client asks for. What is nil it does not care about.
@@ -36,7 +48,7 @@ type wish struct {
 	lease    *time.Duration
 }
 
-// errLeaving says that a candidate is on its way out.
+// errLeaving says that a candidate, or the stream that holds it, is on its way out.
 var errLeaving = errors.New("being left")
 
 // join returns the candidate of an election and makes it if there is none. One that is
@@ -60,7 +72,7 @@ func (s *Server) join(ctx context.Context, name string, w wish, by origin) (*joi
 	}
 }
 
-// tryJoin is join, but returns errLeaving and the end of a candidate that is in the way.
+// tryJoin is join, but returns errLeaving and the end of what is in the way.
 func (s *Server) tryJoin(name string, w wish, by origin) (*join, <-chan struct{}, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -75,6 +87,8 @@ func (s *Server) tryJoin(name string, w wish, by origin) (*join, <-chan struct{}
 			return nil, nil, err
 		}
 		switch {
+		case by == byHold && j.dropped != nil:
+			return nil, j.dropped, errLeaving
 		case by == byHold && j.held:
 			return nil, nil, agent.Errorf(http.StatusConflict, "", "another client holds this election already")
 		case by == byHold:
@@ -102,7 +116,9 @@ func (s *Server) tryJoin(name string, w wish, by origin) (*join, <-chan struct{}
 	s.joins[name] = j
 	if e.Service != nil {
 		s.catalog.Set(name, *e.Service, false)
-		// It goes with the candidate, which may also end by its lease.
+	}
+	if e.Service != nil || j.origin != byConfig {
+		// It may also end by its lease, and nobody asks for it again.
 		s.followers.Go(func() {
 			<-j.candidate.Done()
 			s.forget(j)
@@ -156,11 +172,23 @@ func (s *Server) stays(j *join) bool {
 	return j.origin == byConfig
 }
 
+// detach begins the end of a hold stream, and says whether the candidate ends with it:
+// then nobody attaches to it any more. Others that want to hold it wait for release.
+func (s *Server) detach(j *join) (leave bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	j.dropped = make(chan struct{})
+	j.leaving = j.leaving || j.origin == byHold
+	return j.origin == byHold
+}
+
 // release lets another hold stream attach.
 func (s *Server) release(j *join) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	j.held = false
+	close(j.dropped)
+	j.dropped = nil
 }
 
 // leave ends a candidate. It returns when the lock is released, or when ctx ends.
@@ -193,29 +221,39 @@ func (s *Server) attach(e Election, o *election.Options) {
 	if e.Service == nil && e.OnGain == nil && e.OnLoss == nil {
 		return
 	}
-	o.OnGain = func(l *election.Leadership) {
-		if e.Service != nil {
-			s.catalog.Set(e.Name, *e.Service, true)
-		}
-		if e.OnGain != nil {
-			s.runHook(l.Context(), *e.OnGain, hook.Event{Kind: hook.Gain, Election: e.Name, Token: l.Token(), Term: l.Term()})
-		}
+	o.OnGain = func(l *election.Leadership) { s.gained(e, l) }
+	o.OnLoss = func(l *election.Leadership, why error) { s.lost(e, l, why) }
+}
+
+// gained follows the beginning of a term. It may be told late, because the hook of the
+// term before runs to its end.
+func (s *Server) gained(e Election, l term) {
+	if !l.Valid() {
+		return
 	}
-	o.OnLoss = func(l *election.Leadership, why error) {
-		if e.Service != nil {
-			// Before the lock is released, so that two leaders are not in DNS. The
-			// wait is short, because the next leader waits for it.
-			ctx, cancel := context.WithTimeout(context.Background(), untag)
-			if err := s.catalog.SetWait(ctx, e.Name, *e.Service, false); err != nil {
-				s.log.Warn("leader's tag is still in the catalog", "election", e.Name, "error", err)
-			}
-			cancel()
+	if e.Service != nil {
+		s.catalog.Set(e.Name, *e.Service, true)
+	}
+	if e.OnGain != nil {
+		s.runHook(l.Context(), *e.OnGain, hook.Event{Kind: hook.Gain, Election: e.Name, Token: l.Token(), Term: l.Term()})
+	}
+}
+
+// lost follows the end of a term.
+func (s *Server) lost(e Election, l term, why error) {
+	if e.Service != nil {
+		// Before the lock is released, so that two leaders are not in DNS. The
+		// wait is short, because the next leader waits for it.
+		ctx, cancel := context.WithTimeout(context.Background(), untag)
+		if err := s.catalog.SetWait(ctx, e.Name, *e.Service, false); err != nil {
+			s.log.Warn("leader's tag is still in the catalog", "election", e.Name, "error", err)
 		}
-		if e.OnLoss != nil {
-			s.runHook(context.Background(), *e.OnLoss, hook.Event{
-				Kind: hook.Loss, Election: e.Name, Token: l.Token(), Term: l.Term(), Reason: why.Error(),
-			})
-		}
+		cancel()
+	}
+	if e.OnLoss != nil {
+		s.runHook(s.hooks, *e.OnLoss, hook.Event{
+			Kind: hook.Loss, Election: e.Name, Token: l.Token(), Term: l.Term(), Reason: why.Error(),
+		})
 	}
 }
 

@@ -76,9 +76,9 @@ func verbOf(name string) (verb, bool) {
 
 // kv runs operations in one transaction that fails if this process does not lead.
 func (s *Server) kv(w http.ResponseWriter, r *http.Request, name string) {
-	q := agent.NewQuery(r)
-	if q.Err() != nil {
-		fail(w, q.Err())
+	q := newQuery(r)
+	if q.err != nil {
+		fail(w, q.err)
 		return
 	}
 	var req kvRequest
@@ -89,6 +89,9 @@ func (s *Server) kv(w http.ResponseWriter, r *http.Request, name string) {
 		return
 	case len(body) > maxBody:
 		fail(w, agent.Errorf(http.StatusRequestEntityTooLarge, "", "the body is larger than %d KiB", maxBody>>10))
+		return
+	case !utf8.Valid(body): // which the decoder would replace
+		fail(w, agent.Errorf(http.StatusBadRequest, "", "the body is not UTF-8; use value_base64 for bytes"))
 		return
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))

@@ -124,6 +124,35 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
+// fakeTerm is a leadership whose trust a test decides on.
+type fakeTerm struct {
+	ctx  context.Context
+	lose context.CancelCauseFunc
+	left []time.Duration // what Trusted returns, one after the other, then 0
+}
+
+func newTerm() *fakeTerm {
+	f := &fakeTerm{}
+	f.ctx, f.lose = context.WithCancelCause(context.Background())
+	return f
+}
+
+func (f *fakeTerm) Token() uint64            { return 7 }
+func (f *fakeTerm) Term() uint64             { return 1 }
+func (f *fakeTerm) Valid() bool              { return f.ctx.Err() == nil }
+func (f *fakeTerm) Done() <-chan struct{}    { return f.ctx.Done() }
+func (f *fakeTerm) Err() error               { return context.Cause(f.ctx) }
+func (f *fakeTerm) Context() context.Context { return f.ctx }
+
+func (f *fakeTerm) Trusted() time.Duration {
+	if len(f.left) == 0 {
+		return 0
+	}
+	first := f.left[0]
+	f.left = f.left[1:]
+	return first
+}
+
 // pairsOf makes pairs of keys and values.
 func pairsOf(list ...string) []*api.KVPair {
 	var pairs []*api.KVPair

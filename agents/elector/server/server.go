@@ -77,6 +77,11 @@ type Server struct {
 
 	followers sync.WaitGroup // goroutines that wait for the end of candidates
 
+	hooks    context.Context // of what runs after a loss
+	endHooks context.CancelFunc
+
+	refresh time.Duration // the constant, but in tests
+
 	holds, watches atomic.Int64 // open streams
 	hookFailures   [2]atomic.Uint64
 }
@@ -94,7 +99,9 @@ func New(cfg Config) (*Server, error) {
 		elector: cfg.Elector, catalog: cfg.Catalog, dataPrefix: cfg.DataPrefix, log: cfg.Logger,
 		configured: make(map[string]Election, len(cfg.Elections)),
 		joins:      make(map[string]*join, len(cfg.Elections)),
+		refresh:    refresh,
 	}
+	s.hooks, s.endHooks = context.WithCancel(context.Background()) //nolint:gosec // Drain calls it
 	for _, e := range cfg.Elections {
 		if _, twice := s.configured[e.Name]; twice {
 			return nil, fmt.Errorf("election %q is configured twice", e.Name)
@@ -117,14 +124,14 @@ func New(cfg Config) (*Server, error) {
 
 // Routes calls handle for each route, with a pattern of [http.ServeMux].
 func (s *Server) Routes(handle func(pattern string, h http.Handler)) {
-	handle("PUT /v1/elections/{name}", s.named(s.put))
-	handle("DELETE /v1/elections/{name}", s.named(s.delete))
-	handle("GET /v1/elections/{name}", s.named(s.status))
+	handle("PUT /v1/elections/{name}", named(bodiless(s.put)))
+	handle("DELETE /v1/elections/{name}", named(bodiless(s.delete)))
+	handle("GET /v1/elections/{name}", named(bodiless(s.status)))
 	handle("GET /v1/elections", http.HandlerFunc(s.list))
-	handle("POST /v1/elections/{name}/renew", s.named(s.renew))
-	handle("GET /v1/elections/{name}/watch", s.named(s.watch))
-	handle("GET /v1/elections/{name}/hold", s.named(s.hold))
-	handle("POST /v1/elections/{name}/kv", s.named(s.kv))
+	handle("POST /v1/elections/{name}/renew", named(bodiless(s.renew)))
+	handle("GET /v1/elections/{name}/watch", named(bodiless(getOnly(s.watch))))
+	handle("GET /v1/elections/{name}/hold", named(bodiless(getOnly(s.hold))))
+	handle("POST /v1/elections/{name}/kv", named(s.kv))
 }
 
 // Ready says why this process cannot take part in elections; nil: it can.
@@ -142,9 +149,10 @@ func (s *Server) Ready() error {
 }
 
 // Drain leaves all elections, so that others lead, and joins none any more. It
-// returns when all are left and their hooks have run, or when ctx ends. It may be
-// called again.
+// returns when all are left and their hooks have run, or when ctx ends, and then hooks
+// are killed. It may be called again.
 func (s *Server) Drain(ctx context.Context) error {
+	defer context.AfterFunc(ctx, s.endHooks)()
 	s.mu.Lock()
 	s.draining = true
 	all := make([]*join, 0, len(s.joins))

@@ -1,17 +1,24 @@
 package server
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/base64"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/shoenig/test/must"
 
 	"github.com/nomad-patterns/nomad-patterns/agents/elector/catalog"
+	"github.com/nomad-patterns/nomad-patterns/agents/elector/hook"
+	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
 	"github.com/nomad-patterns/nomad-patterns/election"
 )
 
@@ -45,11 +52,16 @@ func TestBadRequest(t *testing.T) {
 		"delete: no to":    {"DELETE", "/v1/elections/x?to=", "", 400, "to", "cannot be the name"},
 		"delete: both":     {"DELETE", "/v1/elections/x?to=b&leave=true", "", 400, "leave", "stays a candidate"},
 
+		"body":         {"PUT", "/v1/elections/x", "wait=1s", 400, "", "this request takes no body; parameters belong into the query"},
+		"delete: body": {"DELETE", "/v1/elections/x", "to=b", 400, "", "takes no body"},
+		"renew: body":  {"POST", "/v1/elections/x/renew", "{}", 400, "", "takes no body"},
+
 		"unknown":          {"GET", "/v1/elections/x", "", 404, "", `election "x": no such election`},
 		"not joined":       {"DELETE", "/v1/elections/x", "", 404, "", "no candidate"},
 		"renew unjoined":   {"POST", "/v1/elections/x/renew", "", 404, "", "no candidate"},
 		"kv unjoined":      {"POST", "/v1/elections/x/kv", ops(`{"verb":"get","key":"a"}`), 404, "", "no candidate"},
 		"kv: no body":      {"POST", "/v1/elections/x/kv", "", 400, "", "the body is empty"},
+		"kv: not UTF-8":    {"POST", "/v1/elections/x/kv", ops("{\"verb\":\"set\",\"key\":\"a\",\"value\":\"\xff\"}"), 400, "", "the body is not UTF-8; use value_base64 for bytes"},
 		"kv: field":        {"POST", "/v1/elections/x/kv", `{"op":[]}`, 400, "op", "unknown field"},
 		"kv: no ops":       {"POST", "/v1/elections/x/kv", `{"ops":[]}`, 400, "ops", "0 operations"},
 		"kv: many ops":     {"POST", "/v1/elections/x/kv", ops(strings.Repeat(`{"verb":"get","key":"a"},`, 100) + `{}`), 400, "ops", "101 operations"},
@@ -84,6 +96,21 @@ func TestBadRequest(t *testing.T) {
 			must.StrContains(t, r.text("error"), tc.message)
 		})
 	}
+}
+
+// A stream has no headers to be asked for, and to hold has effects.
+func TestHead(t *testing.T) {
+	l := alone(t)
+	for _, route := range []string{"hold", "watch"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodHead, l.url+"/v1/elections/x/"+route, nil)
+		must.NoError(t, err)
+		resp, err := l.client.Do(req)
+		must.NoError(t, err)
+		must.NoError(t, resp.Body.Close())
+		must.Eq(t, http.StatusMethodNotAllowed, resp.StatusCode)
+		must.Eq(t, "GET", resp.Header.Get("Allow"))
+	}
+	must.SliceEmpty(t, l.elector.List())
 }
 
 // Joining needs no Consul; leading does, and the answer says why it is not possible.
@@ -220,6 +247,134 @@ func TestHold_Attached(t *testing.T) {
 	must.Eq(t, 200, l.do(t, "GET", "/v1/elections/z", "").code)
 }
 
+// Who comes back while the end of his stream is worked off waits for that, and finds
+// nothing that is about to go.
+func TestHold_BackAtOnce(t *testing.T) {
+	l := alone(t)
+	_, err := l.join(t.Context(), "put", wish{}, byPut)
+	must.NoError(t, err)
+	for name, leaves := range map[string]bool{"put": false, "held": true} {
+		j, err := l.join(t.Context(), name, wish{}, byHold)
+		must.NoError(t, err)
+		must.Eq(t, leaves, l.detach(j))
+		for _, by := range []origin{byHold, byPut} {
+			again, over, err := l.tryJoin(name, wish{}, by)
+			if by == byPut && !leaves {
+				must.NoError(t, err)
+				must.True(t, again == j)
+				continue
+			}
+			must.ErrorIs(t, err, errLeaving)
+			select {
+			case <-over:
+				t.Fatal("it is not over yet")
+			default:
+			}
+		}
+		if leaves {
+			must.NoError(t, l.leave(t.Context(), j))
+		}
+		l.release(j)
+		again, err := l.join(t.Context(), name, wish{}, byHold)
+		must.NoError(t, err)
+		must.Eq(t, leaves, again != j)
+	}
+}
+
+// A candidate whose lease has ended is not kept.
+func TestLease_Forgotten(t *testing.T) {
+	l := alone(t)
+	must.Eq(t, 202, l.do(t, "PUT", "/v1/elections/x?lease=200ms", "").code)
+	eventually(t, "it is forgotten", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.joins) == 0
+	})
+}
+
+// A term tells that it goes on, however long its window is, and how it ends.
+func TestTerm(t *testing.T) {
+	l := alone(t)
+	l.refresh = time.Millisecond
+	must.Eq(t, 202, l.do(t, "PUT", "/v1/elections/x", "").code)
+	cases := map[string]struct {
+		lead   func(h *holder, f *fakeTerm)
+		events []string
+		reason error
+	}{
+		"over before it is told": {
+			// The elector does not lead, so it cannot say so.
+			lead:   func(h *holder, f *fakeTerm) { h.lead(t.Context(), f) },
+			events: []string{"lost"}, reason: election.ErrTrustExpired,
+		},
+		"lost before it is told": {
+			lead:   func(h *holder, f *fakeTerm) { f.lose(election.ErrLockLost); h.lead(t.Context(), f) },
+			events: []string{"lost"}, reason: election.ErrLockLost,
+		},
+		"trust runs out": {
+			lead:   func(h *holder, f *fakeTerm) { f.left = []time.Duration{time.Hour, time.Hour}; h.trust(t.Context(), f) },
+			events: []string{"trusted", "lost"}, reason: election.ErrTrustExpired,
+		},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			w := httptest.NewRecorder()
+			stream, err := agent.NewStream(w)
+			must.NoError(t, err)
+			tc.lead(&holder{s: l.Server, name: "x", stream: stream}, newTerm())
+			e := events{lines: bufio.NewScanner(w.Body)}
+			for _, want := range tc.events {
+				name, data := e.next(t)
+				must.Eq(t, want, name)
+				must.Eq(t, 7, data["token"].(float64))
+				if want == "lost" {
+					must.Eq(t, tc.reason.Error(), data["reason"].(string))
+				}
+			}
+			name, _ := e.next(t)
+			must.Eq(t, "", name)
+		})
+	}
+}
+
+// The end of a drain ends the hooks, which have more time otherwise.
+func TestDrain_EndsHooks(t *testing.T) {
+	l := alone(t)
+	begun := filepath.Join(t.TempDir(), "begun")
+	e := Election{Name: "x", OnLoss: &hook.Command{
+		Args: []string{"/bin/sh", "-c", `: >"$0"; sleep 600`, begun}, Timeout: hook.MaxTimeout,
+	}}
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		l.lost(e, newTerm(), election.ErrLeft)
+	}()
+	eventually(t, "the hook runs", func() bool {
+		_, err := os.Stat(begun)
+		return err == nil
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	must.NoError(t, l.Drain(ctx))
+	select {
+	case <-over:
+	case <-time.After(patience):
+		t.Fatal("the hook runs on")
+	}
+	must.Eq(t, 1, l.hookFailures[1].Load())
+}
+
+// What is told late of a term that is over is not followed any more.
+func TestGained_Late(t *testing.T) {
+	l := alone(t)
+	f := newTerm()
+	f.lose(election.ErrLockLost)
+	l.gained(Election{Name: "x", OnGain: &hook.Command{Args: []string{"/no/such/program"}}}, f)
+	must.Eq(t, 0, l.hookFailures[0].Load())
+	l.gained(Election{Name: "x", OnGain: &hook.Command{Args: []string{"/no/such/program"}}}, newTerm())
+	must.Eq(t, 1, l.hookFailures[0].Load())
+}
+
 // The application's lease ends the candidate, and the stream that waits for it.
 func TestHold_Lease(t *testing.T) {
 	l := alone(t)
@@ -237,10 +392,15 @@ func TestHold_Lease(t *testing.T) {
 
 func TestWatch(t *testing.T) {
 	l := alone(t)
+	l.refresh = time.Millisecond
 	w := l.open(t, "/v1/elections/x/watch") // before there is such an election
-	name, data := w.next(t)
-	must.Eq(t, "status", name)
-	must.Eq(t, false, data["joined"])
+	var name string
+	var data map[string]any
+	for range 3 { // repeated
+		name, data = w.next(t)
+		must.Eq(t, "status", name)
+		must.Eq(t, false, data["joined"])
+	}
 	must.Eq(t, 202, l.do(t, "PUT", "/v1/elections/x", "").code)
 	for data["joined"] == false {
 		name, data = w.next(t)

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -12,8 +13,8 @@ import (
 // watch sends the status of an election now, at each change, and again from time to
 // time.
 func (s *Server) watch(w http.ResponseWriter, r *http.Request, name string) {
-	if q := agent.NewQuery(r); q.Err() != nil {
-		fail(w, q.Err())
+	if q := newQuery(r); q.err != nil {
+		fail(w, q.err)
 		return
 	}
 	s.watches.Add(1)
@@ -23,7 +24,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, name string) {
 		return // nobody is left to be told
 	}
 	changes := s.elector.Watch(r.Context(), name)
-	again := time.NewTimer(refresh)
+	again := time.NewTimer(s.refresh)
 	defer again.Stop()
 	for {
 		var st election.Status
@@ -34,15 +35,15 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, name string) {
 				return
 			}
 		case <-again.C:
-			if st, err = s.elector.Status(name); err != nil {
-				again.Reset(refresh)
-				continue // the election is not there yet
+			// That the election is not there is news, too.
+			if st, err = s.elector.Status(name); err != nil && !errors.Is(err, election.ErrUnknown) {
+				return
 			}
 		}
 		if stream.Send("status", st) != nil {
 			return
 		}
-		again.Reset(refresh)
+		again.Reset(s.refresh)
 	}
 }
 
@@ -60,10 +61,10 @@ type lostEvent struct {
 
 // hold leads for as long as the stream is open.
 func (s *Server) hold(w http.ResponseWriter, r *http.Request, name string) {
-	q := agent.NewQuery(r, "mode", "priority", "lease")
-	wish := readWish(q)
-	if q.Err() != nil {
-		fail(w, q.Err())
+	q := newQuery(r, "mode", "priority", "lease")
+	wish := q.wish()
+	if q.err != nil {
+		fail(w, q.err)
 		return
 	}
 	j, err := s.join(r.Context(), name, wish, byHold)
@@ -89,11 +90,8 @@ func (s *Server) hold(w http.ResponseWriter, r *http.Request, name string) {
 func (s *Server) drop(ctx context.Context, j *join) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveUp)
 	defer cancel()
-	s.mu.Lock()
-	leave := j.origin == byHold
-	s.mu.Unlock()
 	var err error
-	if leave {
+	if s.detach(j) {
 		err = s.leave(ctx, j)
 	} else if j.candidate.Leadership() != nil {
 		err = j.candidate.Resign(ctx)
@@ -129,7 +127,7 @@ func (h *holder) wait(ctx context.Context) *election.Leadership {
 		l, err := h.j.candidate.Lead(waiting)
 		led <- result{l, err}
 	}()
-	again := time.NewTicker(refresh)
+	again := time.NewTicker(h.s.refresh)
 	defer again.Stop()
 	for {
 		select {
@@ -151,29 +149,53 @@ func (h *holder) wait(ctx context.Context) *election.Leadership {
 	}
 }
 
-// lead sends "leader", then "trusted" three times a window, until leadership or the
-// stream ends.
-func (h *holder) lead(ctx context.Context, l *election.Leadership) {
-	if h.send("leader") != nil {
+// lead sends "leader", and what follows, until leadership or the stream ends.
+func (h *holder) lead(ctx context.Context, l term) {
+	st, err := h.s.elector.Status(h.name)
+	if err != nil || !st.Self || st.Token != l.Token() {
+		// The term is over already, and somebody else may lead.
+		h.lost(l)
 		return
 	}
-	timer := time.NewTimer(l.Trusted() / 3)
+	if h.stream.Send("leader", st) == nil {
+		h.trust(ctx, l)
+	}
+}
+
+// trust sends "trusted" three times a window, or more often if that is long.
+func (h *holder) trust(ctx context.Context, l term) {
+	pause := func() time.Duration { return min(max(l.Trusted()/3, 50*time.Millisecond), h.s.refresh) }
+	timer := time.NewTimer(pause())
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-l.Done():
-			_ = h.stream.Send("lost", lostEvent{Token: l.Token(), Reason: l.Err().Error()}) // it ends in any case
+			h.lost(l)
 			return
 		case <-timer.C:
 			left := l.Trusted()
-			if left > 0 && h.stream.Send("trusted", trustEvent{Token: l.Token(), TrustedMS: left.Milliseconds()}) != nil {
+			if left <= 0 {
+				h.lost(l)
 				return
 			}
-			timer.Reset(max(left/3, 50*time.Millisecond))
+			if h.stream.Send("trusted", trustEvent{Token: l.Token(), TrustedMS: left.Milliseconds()}) != nil {
+				return
+			}
+			timer.Reset(pause())
 		}
 	}
+}
+
+// lost sends why the term is over. What has not been told yet can only be that trust
+// has run out.
+func (h *holder) lost(l term) {
+	reason := l.Err()
+	if reason == nil {
+		reason = election.ErrTrustExpired
+	}
+	_ = h.stream.Send("lost", lostEvent{Token: l.Token(), Reason: reason.Error()}) // it ends in any case
 }
 
 // send sends the present status as an event.

@@ -36,7 +36,7 @@ func (c *Consul) Flags(fs *flag.FlagSet) {
 		c.TLS = &ConsulTLS{}
 	}
 	c.Address.Flag(fs, "consul-address", "Consul agent: `host:port` or URL (CONSUL_HTTP_ADDR; default 127.0.0.1:8500)")
-	c.TokenFile.Flag(fs, "consul-token-file", "`file` with the ACL token (CONSUL_HTTP_TOKEN_FILE, CONSUL_HTTP_TOKEN)")
+	c.TokenFile.Flag(fs, "consul-token-file", "`file` with the ACL token, read once at the start (CONSUL_HTTP_TOKEN_FILE, CONSUL_HTTP_TOKEN)")
 	c.TLS.CAFile.Flag(fs, "consul-ca-file", "`file` with Consul's CA (CONSUL_CACERT)")
 	c.TLS.CertFile.Flag(fs, "consul-cert-file", "`file` with our certificate (CONSUL_CLIENT_CERT)")
 	c.TLS.KeyFile.Flag(fs, "consul-key-file", "`file` with our key (CONSUL_CLIENT_KEY)")

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -134,12 +135,15 @@ type answer struct {
 // extend moves the deadline. Writers without deadlines, as tests have them, stay so.
 func (w *answer) extend() { _ = w.ctrl.SetWriteDeadline(time.Now().Add(w.timeout)) }
 
+// written takes the deadline away: HTTP/2 resets a stream by it even if nothing is being
+// written.
+func (w *answer) written() { _ = w.ctrl.SetWriteDeadline(time.Time{}) }
+
 func (w *answer) WriteHeader(code int) {
 	if w.code == 0 && code >= http.StatusOK {
 		w.code = code
 	}
-	w.extend()
-	w.ResponseWriter.WriteHeader(code)
+	w.ResponseWriter.WriteHeader(code) // it is sent with what follows
 }
 
 func (w *answer) Write(b []byte) (int, error) {
@@ -147,12 +151,14 @@ func (w *answer) Write(b []byte) (int, error) {
 		w.code = http.StatusOK
 	}
 	w.extend()
+	defer w.written()
 	return w.ResponseWriter.Write(b)
 }
 
 // FlushError is what http.ResponseController.Flush calls.
 func (w *answer) FlushError() error {
 	w.extend()
+	defer w.written()
 	return w.ctrl.Flush()
 }
 
@@ -201,7 +207,11 @@ func (a *Agent) servePrestop(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if a.drainErr != nil {
-		WriteError(w, Errorf(http.StatusInternalServerError, "", "drain: %v", a.drainErr))
+		status := http.StatusInternalServerError
+		if errors.Is(a.drainErr, context.DeadlineExceeded) {
+			status = http.StatusServiceUnavailable
+		}
+		WriteError(w, Errorf(status, "", "drain: %v", a.drainErr))
 		return
 	}
 	WriteJSON(w, http.StatusOK, struct {

@@ -3,6 +3,7 @@ package agent
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -121,7 +122,7 @@ func TestSlowReader(t *testing.T) {
 // TestDeadlinesDoNotStay: the deadlines of one request do not cut the next one on the
 // same connection, and a stream may pause for longer than one.
 func TestDeadlinesDoNotStay(t *testing.T) {
-	const timeout = 50 * time.Millisecond
+	const timeout = 300 * time.Millisecond
 	var conns atomic.Int32
 	proceed := make(chan struct{})
 	r := start(t, Options{IOTimeout: timeout}, map[string]http.HandlerFunc{
@@ -174,6 +175,41 @@ func TestDeadlinesDoNotStay(t *testing.T) {
 	must.Eq(t, "id: 2\nevent: second\ndata: {\"a\":\"b\\nc\"}\n", read())
 	must.NoError(t, resp.Body.Close())
 	must.Eq(t, 1, conns.Load())
+}
+
+// TestHTTP2StreamPauses: there the deadline of a write would also end a stream in which
+// nothing is being written.
+func TestHTTP2StreamPauses(t *testing.T) {
+	const timeout = 300 * time.Millisecond
+	dir := t.TempDir()
+	cert, key := certificate(t, dir)
+	r := start(t, Options{
+		IOTimeout: timeout,
+		Listen:    Listen{Address: given("127.0.0.1:0"), CertFile: given(cert), KeyFile: given(key)},
+	}, map[string]http.HandlerFunc{
+		"GET /stream": func(w http.ResponseWriter, r *http.Request) {
+			s, err := NewStream(w)
+			must.NoError(t, err)
+			must.NoError(t, s.Send("first", 1))
+			select {
+			// The pause is the thing under test, so it has to take time.
+			case <-time.After(2 * timeout):
+			case <-r.Context().Done():
+			}
+			must.NoError(t, s.Send("second", 2))
+		},
+	})
+	roots, err := readCAs(cert)
+	must.NoError(t, err)
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true}
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport}).Get("https://" + r.Addr().String() + "/stream")
+	must.NoError(t, err)
+	must.Eq(t, 2, resp.ProtoMajor)
+	body, err := io.ReadAll(resp.Body)
+	must.NoError(t, err)
+	must.StrContains(t, string(body), "event: second\n")
+	must.NoError(t, resp.Body.Close())
 }
 
 // TestClientLeaves: the handler of a stream learns of it, and also one that got a

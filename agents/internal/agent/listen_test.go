@@ -152,12 +152,16 @@ func TestToken(t *testing.T) {
 
 func TestForeignPage(t *testing.T) {
 	r := start(t, Options{}, map[string]http.HandlerFunc{
-		"POST /x": func(w http.ResponseWriter, _ *http.Request) { WriteJSON(w, 200, "x") },
+		"/x": func(w http.ResponseWriter, _ *http.Request) { WriteJSON(w, 200, "x") },
 	})
-	code, _, _ := r.do(t, "POST", "/x", "", "Sec-Fetch-Site", "cross-site")
-	must.Eq(t, 403, code)
-	code, _, _ = r.do(t, "POST", "/x", "")
-	must.Eq(t, 200, code)
+	for _, method := range []string{"POST", "GET"} {
+		code, _, _ := r.do(t, method, "/x", "", "Sec-Fetch-Site", "cross-site")
+		must.Eq(t, 403, code)
+		code, _, _ = r.do(t, method, "/x", "")
+		must.Eq(t, 200, code)
+		code, _, _ = r.do(t, method, "/x", "", "Sec-Fetch-Site", "none") // typed in
+		must.Eq(t, 200, code)
+	}
 }
 
 // certificate makes a certificate for 127.0.0.1 that is its own CA.

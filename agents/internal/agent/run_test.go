@@ -124,6 +124,19 @@ func TestPrestopFails(t *testing.T) {
 	must.EqError(t, r.ended(t), "not drained: broken")
 }
 
+// TestPrestopDeadline: that there was not time enough is no mistake of the agent.
+func TestPrestopDeadline(t *testing.T) {
+	r := start(t, Options{
+		DrainTimeout: 10 * time.Millisecond,
+		Drain:        func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+	}, nil)
+	code, _, body := r.do(t, "POST", "/lifecycle/prestop", "")
+	must.Eq(t, 503, code)
+	must.Eq(t, `{"error":"drain: context deadline exceeded"}`, body)
+	r.signals <- syscall.SIGTERM
+	must.ErrorIs(t, r.ended(t), context.DeadlineExceeded)
+}
+
 // TestPrestopAnswersAtTheEnd: the hook is answered although the agent ends right after
 // the drain.
 func TestPrestopAnswersAtTheEnd(t *testing.T) {

@@ -1,2 +1,0 @@
-// Package cli is the command line of the worker.
-package cli
