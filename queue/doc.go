@@ -1,7 +1,7 @@
 // Package queue is a work queue that is kept in Consul's KV and nowhere else: the
 // framework of section 5.2 of Burns and Oppenheimer, Design patterns for container-based
-// distributed systems. [Broker] is the part that keeps the queue, [Client] talks to it;
-// agents/queue is a broker with an HTTP API, agents/worker runs any program on its items.
+// distributed systems. [Broker] is the part that keeps the queue, and [Client] talks to
+// brokers that are served over HTTP.
 //
 // # What is guaranteed
 //
