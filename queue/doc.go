@@ -33,6 +33,10 @@
 // Order, outside of groups. Items of one priority are handed out in the order of their
 // acceptance, but they can be overtaken when they fail, are lost, or lie in another shard.
 //
+// Anything, when somebody else writes below the keys of a queue's data. A broker has the
+// shard in memory and overwrites what it does not know of; keys that cannot be read keep
+// the shard from being led until they are mended, and the log says which.
+//
 // Anything, when Consul is restored from a snapshot: then the queue is what it was when
 // the snapshot was taken.
 //
