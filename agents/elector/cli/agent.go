@@ -3,12 +3,9 @@ package cli
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"io"
 	"time"
 
-	"github.com/hashicorp/cli"
 	"github.com/hashicorp/consul/api"
 	"github.com/hashicorp/go-hclog"
 
@@ -27,63 +24,24 @@ const (
 	signOff = 3 * time.Second
 )
 
-func newAgent(s streams) cli.Command {
-	c := newCommand(s, "agent [flags]", "Run the agent", `
+func agentRunner() *agent.Runner[*config.Agent] {
+	return &agent.Runner[*config.Agent]{
+		Text: `
 Runs the elector: it takes part in elections for other programs and serves its HTTP API
 to them, until SIGTERM or SIGINT. Then it gives all leaderships away and ends. SIGHUP
-reads the log level and the API's certificates and token again, Consul's token not.
-
-Settings are taken from flags, then from the environment, then from the files.
-
-`+agent.ExitHelp)
-	var args []string // of the last Run
-	get := config.AgentSource(c.flags)
-	validate := c.flags.Bool("validate", false, "check the configuration, say what is wrong, and end")
-	c.run = func(rest []string) error {
-		if err := arguments(rest); err != nil {
-			return err
-		}
-		cfg, err := get()
-		if err != nil {
-			return err
-		}
-		if *validate {
-			_, err := fmt.Fprintf(s.out, "The configuration is valid: candidate %s, %d elections.\n", cfg.Election.ID, len(cfg.Elections))
-			return err
-		}
-		log := agent.NewLogger("elector", cfg.LogLevel, cfg.LogJSON, s.err)
-		err = runAgent(context.Background(), cfg, log, func(context.Context) error { return reload(args, log) })
-		return cfg.Explain(err)
+reads the log level and the API's certificates and token again, Consul's token not.`,
+		Source: config.AgentSource,
+		Log:    func(cfg *config.Agent) agent.LogConfig { return cfg.Log },
+		Valid: func(cfg *config.Agent) string {
+			return fmt.Sprintf("candidate %s, %d elections", cfg.Election.ID, len(cfg.Elections))
+		},
+		Run: func(ctx context.Context, cfg *config.Agent, log hclog.Logger, reload func(context.Context) (*config.Agent, error)) error {
+			return cfg.Explain(runAgent(ctx, cfg, log, func(ctx context.Context) error {
+				_, err := reload(ctx)
+				return err
+			}))
+		},
 	}
-	return &agentCommand{c, &args}
-}
-
-// agentCommand remembers its arguments, to read the configuration again.
-type agentCommand struct {
-	*command
-	args *[]string
-}
-
-func (c *agentCommand) Run(args []string) int {
-	*c.args = args
-	return c.command.Run(args)
-}
-
-// reload takes from a changed configuration what can change while the agent runs.
-func reload(args []string, log hclog.Logger) error {
-	fs := flag.NewFlagSet("agent", flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	get := config.AgentSource(fs)
-	fs.Bool("validate", false, "")
-	if err := fs.Parse(args); err != nil {
-		return err
-	}
-	cfg, err := get()
-	if err != nil {
-		return err
-	}
-	log.SetLevel(cfg.LogLevel)
-	return nil
 }
 
 // runAgent puts the parts together and runs until a signal has been obeyed or the
@@ -91,7 +49,7 @@ func reload(args []string, log hclog.Logger) error {
 func runAgent(ctx context.Context, cfg *config.Agent, log hclog.Logger, reload func(context.Context) error) (err error) {
 	var srv *server.Server
 	a, err := agent.New(ctx, agent.Options{
-		Name: "elector", Version: version(), Listen: cfg.Listen, Logger: log,
+		Name: "elector", Version: agent.Version(), Listen: cfg.Listen, Logger: log,
 		MaxBody: maxBody, DrainTimeout: cfg.DrainTimeout, Reload: reload,
 		Ready: func() error { return srv.Ready() },
 		Drain: func(ctx context.Context) error { return srv.Drain(ctx) },

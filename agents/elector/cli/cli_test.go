@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -180,7 +181,7 @@ RANK  CANDIDATE  ADDRESS      META
 		"run, no grace":    {[]string{"run", "-grace=0", "-election=a", "--", "ls"}, 1, "", "elector: -grace and -kill-timeout must not be 0\n", ""},
 		"run, no timeout":  {[]string{"run", "-kill-timeout=0s", "-election=a", "--", "ls"}, 1, "", "elector: -grace and -kill-timeout must not be 0\n", ""},
 		"run no command":   {[]string{"run", "-election=a"}, 1, "", "command: is missing: give it after --\n", ""},
-		"version":          {[]string{"version"}, 0, "elector " + version() + "\n", "", ""},
+		"version":          {[]string{"version"}, 0, "elector " + agent.Version() + "\n", "", ""},
 		"version of what":  {[]string{"version", "x"}, 1, "", "elector: there are no arguments, but 1 were given\n", ""},
 		"agent, arguments": {[]string{"agent", "x"}, 1, "", "elector: there are no arguments, but 1 were given\n", ""},
 		"agent, badly":     {[]string{"agent", "-ttl=1ms", "-id=-"}, 1, "", "-id: \"-\" is not 1 to 128 letters, digits, dots, underscores and dashes beginning with a letter or digit\n-ttl: 1ms is not between 1s and 1m0s\n", ""},
@@ -283,16 +284,16 @@ election "publisher" {
 }
 `), 0o600))
 	args := []string{"-config", file, "-listen", socket}
-	c := newCommand(streams{}, "agent", "", "")
-	get := config.AgentSource(c.flags)
-	must.NoError(t, c.flags.Parse(args))
+	fs := flag.NewFlagSet("agent", flag.ContinueOnError)
+	get := config.AgentSource(fs)
+	must.NoError(t, fs.Parse(args))
 	cfg, err := get()
 	must.NoError(t, err)
 	log := hclog.NewNullLogger()
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- runAgent(ctx, cfg, log, func(context.Context) error { return reload(args, log) })
+		done <- runAgent(ctx, cfg, log, nil)
 	}()
 	code, out := 2, ""
 	for begin := time.Now(); code != 0 && time.Since(begin) < patience; time.Sleep(time.Millisecond) {
@@ -316,15 +317,4 @@ election "publisher" {
 	case <-time.After(patience):
 		t.Fatal("the agent did not end")
 	}
-}
-
-func TestReload(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "a.hcl")
-	must.NoError(t, os.WriteFile(file, []byte(`log_level = "debug"`), 0o600))
-	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Info, Output: io.Discard})
-	must.NoError(t, reload([]string{"-config", file}, log))
-	must.Eq(t, hclog.Debug, log.GetLevel())
-	must.NoError(t, os.WriteFile(file, []byte(`log_level = "loud"`), 0o600))
-	must.ErrorContains(t, reload([]string{"-config", file}, log), "a.hcl:1:13: log_level:")
-	must.Eq(t, hclog.Debug, log.GetLevel())
 }

@@ -8,75 +8,63 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
-	"github.com/hashicorp/cli"
-
+	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
 	"github.com/nomad-patterns/nomad-patterns/election"
 )
 
-// untilSignal is a context that ends at the first SIGINT or SIGTERM; the second ends
-// the process.
-func untilSignal() (context.Context, context.CancelFunc) {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
-	return ctx, stop
-}
-
-func newStatus(s streams) cli.Command {
-	c := newCommand(s, "status [flags] [election]", "Show elections", `
+func newStatus(p *agent.Program) *agent.Command {
+	c := p.Command("status [flags] [election]", "Show elections", `
 Shows all elections that the agent knows, or one with its candidates.
 
 TRUSTED is for how long the agent may rely on its own leadership. OBSERVED is the
 time since Consul last confirmed what is shown.
 
-`+askHelp+`
+`+agent.AskHelp+`
 With -self: 0 if this agent leads the election now, 4 if it does not.`)
-	var where clientFlags
-	where.declare(c.flags)
-	raw := c.flags.Bool("json", false, "show the agent's answer as it is")
-	joined := c.flags.Bool("joined", false, "only elections in which this agent is a candidate")
-	self := c.flags.Bool("self", false, "show nothing; the exit code says whether this agent leads")
-	c.run = func(args []string) error {
+	where := declare(c)
+	raw := c.Flags.Bool("json", false, "show the agent's answer as it is")
+	joined := c.Flags.Bool("joined", false, "only elections in which this agent is a candidate")
+	self := c.Flags.Bool("self", false, "show nothing; the exit code says whether this agent leads")
+	c.Do = func(args []string) error {
 		switch {
 		case len(args) == 0 && *self:
-			return usageError("-self needs an election")
+			return agent.UsageErrorf("-self needs an election")
 		case len(args) == 1 && *joined:
-			return usageError("-joined is for all elections")
+			return agent.UsageErrorf("-joined is for all elections")
 		case len(args) > 0:
-			if err := arguments(args, "at most one election"); err != nil {
+			if err := agent.Arguments(args, "at most one election"); err != nil {
 				return err
 			}
 		}
-		client, err := where.client()
+		client, err := newClient(where)
 		if err != nil {
 			return err
 		}
-		ctx, cancel := untilSignal()
+		ctx, cancel := agent.UntilSignal()
 		defer cancel()
 		if len(args) == 0 {
-			return statusOfAll(ctx, s.out, client, *joined, *raw)
+			return statusOfAll(ctx, p.Out, client, *joined, *raw)
 		}
 		body, err := client.do(ctx, http.MethodGet, electionPath(args[0], ""))
 		if err != nil {
 			return err
 		}
 		if *raw && !*self {
-			return write(s.out, body)
+			return write(p.Out, body)
 		}
 		st, err := decode[election.Status](body)
 		switch {
 		case err != nil:
 			return err
 		case !*self:
-			return showOne(s.out, st)
+			return showOne(p.Out, st)
 		case !st.Self:
-			return &exitError{exitNotSelf}
+			return &agent.ExitError{Code: exitNotSelf}
 		}
 		return nil
 	}
@@ -107,28 +95,27 @@ func statusOfAll(ctx context.Context, out io.Writer, c *client, joined, raw bool
 	return showAll(out, answer.Elections)
 }
 
-func newWatch(s streams) cli.Command {
-	c := newCommand(s, "watch [flags] <election>", "Show the changes of an election", `
+func newWatch(p *agent.Program) *agent.Command {
+	c := p.Command("watch [flags] <election>", "Show the changes of an election", `
 Shows an election now and at each change, one line each, until it is interrupted.
 
-`+askHelp)
-	var where clientFlags
-	where.declare(c.flags)
-	raw := c.flags.Bool("json", false, "show each status as JSON, also those that come every 5 seconds without a change")
-	c.run = func(args []string) error {
-		if err := arguments(args, "one election"); err != nil {
+`+agent.AskHelp)
+	where := declare(c)
+	raw := c.Flags.Bool("json", false, "show each status as JSON, also those that come every 5 seconds without a change")
+	c.Do = func(args []string) error {
+		if err := agent.Arguments(args, "one election"); err != nil {
 			return err
 		}
-		client, err := where.client()
+		client, err := newClient(where)
 		if err != nil {
 			return err
 		}
-		ctx, cancel := untilSignal()
+		ctx, cancel := agent.UntilSignal()
 		defer cancel()
 		last := ""
 		err = client.follow(ctx, electionPath(args[0], "/watch"), func(data []byte) error {
 			if *raw {
-				return write(s.out, append(data, '\n'))
+				return write(p.Out, append(data, '\n'))
 			}
 			st, err := decode[election.Status](data)
 			if err != nil {
@@ -139,7 +126,7 @@ Shows an election now and at each change, one line each, until it is interrupted
 				return nil
 			}
 			last = line
-			return write(s.out, []byte(time.Now().Format("15:04:05.000")+"  "+line+"\n"))
+			return write(p.Out, []byte(time.Now().Format("15:04:05.000")+"  "+line+"\n"))
 		})
 		// The context of untilSignal ends by nothing else.
 		if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {

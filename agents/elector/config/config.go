@@ -6,8 +6,6 @@ import (
 	"regexp"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
-
 	"github.com/nomad-patterns/nomad-patterns/agents/elector/server"
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
 	"github.com/nomad-patterns/nomad-patterns/election"
@@ -26,8 +24,7 @@ const (
 // Member is how a process takes part in elections. It is checked.
 type Member struct {
 	Election election.Config // without a logger
-	LogLevel hclog.Level
-	LogJSON  bool
+	Log      agent.LogConfig
 	places   map[string]string // of fields of Election
 }
 
@@ -143,7 +140,7 @@ func (m *member) member(p *agent.Problems) Member {
 			Mode: parseMode(p, m.Mode), TTL: m.TTL.V, SessionTTL: m.SessionTTL.V,
 			Service: m.Service.Name.V, ServicePort: m.Service.Port.V, ServiceTags: m.Service.Tags.V,
 		},
-		LogLevel: level, LogJSON: m.LogJSON.V,
+		Log: agent.LogConfig{Level: level, JSON: m.LogJSON.V},
 		places: map[string]string{
 			"id": m.ID.From, "prefix": m.Prefix.From, "mode": m.Mode.From, "ttl": m.TTL.From,
 			"session_ttl": m.SessionTTL.From, "meta": m.Meta.From, "address": m.Address.From, "service": m.Service.Name.From,

@@ -60,7 +60,7 @@ func TestDefaults(t *testing.T) {
 	must.Eq(t, "127.0.0.1:4040", a.Listen.Address.V)
 	must.Eq(t, "election-data", a.DataPrefix)
 	must.Eq(t, 10*time.Second, a.DrainTimeout)
-	must.Eq(t, hclog.Info, a.LogLevel)
+	must.Eq(t, hclog.Info, a.Log.Level)
 	must.SliceEmpty(t, a.Elections)
 }
 
@@ -127,8 +127,8 @@ func TestFull(t *testing.T) {
 		Service: "e", ServicePort: 4041, ServiceTags: []string{"x"},
 	}, e)
 	must.Eq(t, "a/data", a.DataPrefix)
-	must.Eq(t, hclog.Debug, a.LogLevel)
-	must.True(t, a.LogJSON)
+	must.Eq(t, hclog.Debug, a.Log.Level)
+	must.True(t, a.Log.JSON)
 	must.Eq(t, 20*time.Second, a.DrainTimeout)
 	must.Eq(t, "unix:///run/elector.sock", a.Listen.Address.V)
 	must.Eq(t, []server.Election{
@@ -243,7 +243,7 @@ func TestMemberSource(t *testing.T) {
 	must.NoError(t, err)
 	must.Eq(t, "x", m.Election.ID)
 	must.Eq(t, election.Strict, m.Election.Mode)
-	must.Eq(t, hclog.Warn, m.LogLevel)
+	must.Eq(t, hclog.Warn, m.Log.Level)
 	must.Nil(t, fs.Lookup("config"))
 }
 

@@ -105,11 +105,7 @@ func TestRun_Group(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			pidFile := filepath.Join(t.TempDir(), "pid")
 			log, _ := logTo()
-			timeout := patience
-			if name == "hangs" {
-				timeout = 500 * time.Millisecond
-			}
-			err := Run(t.Context(), log, shell(`sleep 600 & echo $! >`+pidFile+`; `+end, timeout), Event{Kind: Gain})
+			err := Run(t.Context(), log, shell(`sleep 600 & echo $! >`+pidFile+`; `+end, 500*time.Millisecond), Event{Kind: Gain})
 			must.Eq(t, name == "succeeds", err == nil)
 			b, err := os.ReadFile(pidFile)
 			must.NoError(t, err)

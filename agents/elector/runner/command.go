@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/nomad-patterns/nomad-patterns/agents/internal/processes"
 )
 
 // tellTimeout bounds the writing of an order: a frozen guard does not read.
@@ -104,17 +104,9 @@ func (c *command) follow(reports *os.File) {
 		// What it guarded has come to this process, the next reaper above it. Nothing
 		// of that is taken before the group is killed, so that the group's number
 		// cannot belong to anybody else.
-		err = errors.Join(errGuardKilled, err, kill(-pid, syscall.SIGKILL), killOrphans())
+		err = errors.Join(errGuardKilled, err, processes.Kill(-pid, syscall.SIGKILL), processes.KillOrphans())
 	}
 	c.err = errors.Join(c.err, err)
-}
-
-// becomeReaper makes this process the one that orphans of a dead guard come to.
-func becomeReaper() error {
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("become the reaper of orphans: %w", err)
-	}
-	return nil
 }
 
 // process is the command's process ID, or 0.
@@ -157,7 +149,7 @@ func (c *command) killAll() error {
 	if pid == 0 {
 		return nil
 	}
-	return errors.Join(kill(-pid, syscall.SIGKILL), killTree(c.guard.Process.Pid))
+	return errors.Join(processes.Kill(-pid, syscall.SIGKILL), processes.KillTree(c.guard.Process.Pid))
 }
 
 // killGuard kills the guard.

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nomad-patterns/nomad-patterns/agents/internal/processes"
 	"github.com/nomad-patterns/nomad-patterns/election"
 )
 
@@ -107,8 +108,8 @@ func (g *guard) run() error {
 		return errors.New("no command is given")
 	}
 	// Orphans come to this process, so that none is out of reach.
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("become the reaper of orphans: %w", err)
+	if err := processes.BecomeReaper(); err != nil {
+		return err
 	}
 	// A signal for the whole process group is for the one who gives the orders to
 	// understand. It is caught and not ignored, because a command inherits what is
@@ -133,7 +134,7 @@ func (g *guard) run() error {
 		case <-alarm.rings:
 		case sig := <-signals:
 			if sig == syscall.SIGCHLD && g.pid != 0 {
-				if err := reapOrphans(g.pid); err != nil {
+				if err := processes.ReapOrphans(func(pid int) bool { return pid == g.pid }); err != nil {
 					return err
 				}
 			}
@@ -181,7 +182,7 @@ func (g *guard) obey(orders []order) (late bool, err error) {
 			g.stop(o.Stop)
 		}
 		if o.Signal != 0 && g.pid != 0 {
-			err = errors.Join(err, kill(g.pid, o.Signal))
+			err = errors.Join(err, processes.Kill(g.pid, o.Signal))
 		}
 	}
 	switch {
@@ -226,14 +227,14 @@ func (g *guard) enforce(now time.Duration) error {
 	if !g.asked && (g.stopBy != 0 || now >= g.soft) {
 		g.asked = true
 		// A stopped process gets the signal when it goes on.
-		if err := errors.Join(kill(g.pid, syscall.SIGTERM), kill(-g.pid, syscall.SIGCONT)); err != nil {
+		if err := errors.Join(processes.Kill(g.pid, syscall.SIGTERM), processes.Kill(-g.pid, syscall.SIGCONT)); err != nil {
 			return err
 		}
 	}
 	if !g.killed && now >= g.deadline() {
 		g.killed = true
 		// At once, and then what has left the group.
-		return errors.Join(kill(-g.pid, syscall.SIGKILL), killTree(os.Getpid()))
+		return errors.Join(processes.Kill(-g.pid, syscall.SIGKILL), processes.KillTree(os.Getpid()))
 	}
 	return nil
 }
@@ -262,18 +263,18 @@ func (g *guard) next() time.Duration {
 // of it and reports that. The command stays a zombie until its group is killed, because
 // only so long does the group's number belong to nobody else.
 func (g *guard) reap() (ended bool, err error) {
-	ended, err = hasEnded(g.pid)
+	ended, err = processes.HasEnded(g.pid)
 	if err != nil || !ended {
 		return false, err
 	}
-	if err := kill(-g.pid, syscall.SIGKILL); err != nil {
+	if err := processes.Kill(-g.pid, syscall.SIGKILL); err != nil {
 		return false, err
 	}
 	var status syscall.WaitStatus
-	if _, err := wait(g.pid, &status, 0); err != nil {
+	if _, err := processes.Wait(g.pid, &status, 0); err != nil {
 		return false, err
 	}
-	if err := killOrphans(); err != nil {
+	if err := processes.KillOrphans(); err != nil {
 		return false, err
 	}
 	r := result{Code: status.ExitStatus(), Asked: g.asked, Killed: g.killed}

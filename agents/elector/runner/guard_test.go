@@ -13,6 +13,7 @@ import (
 
 	"github.com/shoenig/test/must"
 
+	"github.com/nomad-patterns/nomad-patterns/agents/internal/processes"
 	"github.com/nomad-patterns/nomad-patterns/election"
 )
 
@@ -221,7 +222,7 @@ func TestBothKilled(t *testing.T) {
 	guard, err := strconv.Atoi(string(b))
 	must.NoError(t, err)
 	must.NoError(t, cmd.Process.Kill())
-	must.NoError(t, kill(guard, syscall.SIGKILL))
+	must.NoError(t, processes.Kill(guard, syscall.SIGKILL))
 	eventually(t, "the command is gone", func() bool {
 		for _, p := range beating(t, dir) {
 			if b, err := os.ReadFile(p); err == nil && strings.Contains(string(b), dir+"/command") {
@@ -234,7 +235,7 @@ func TestBothKilled(t *testing.T) {
 	for _, p := range beating(t, dir) {
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(p)))
 		must.NoError(t, err)
-		must.NoError(t, kill(pid, syscall.SIGKILL))
+		must.NoError(t, processes.Kill(pid, syscall.SIGKILL))
 	}
 	allGone(t, dir)
 }

@@ -8,6 +8,8 @@ import (
 	"io"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nomad-patterns/nomad-patterns/agents/internal/processes"
 )
 
 // inbox is the guard's end of the pipe with orders. All that has arrived is read at
@@ -26,7 +28,7 @@ func newInbox() (*inbox, error) {
 	b := &inbox{wake: make(chan struct{}), taken: make(chan struct{})}
 	go func() {
 		for {
-			err := retry(func() error {
+			err := processes.Retry(func() error {
 				_, err := unix.Poll([]unix.PollFd{{Fd: ordersFD, Events: unix.POLLIN}}, -1)
 				return err
 			})

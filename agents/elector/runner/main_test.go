@@ -18,6 +18,7 @@ import (
 	"github.com/shoenig/test/must"
 	"go.uber.org/goleak"
 
+	"github.com/nomad-patterns/nomad-patterns/agents/internal/processes"
 	"github.com/nomad-patterns/nomad-patterns/election"
 )
 
@@ -37,7 +38,7 @@ func TestMain(m *testing.M) {
 			os.Exit(runnerProcess(os.Args[2]))
 		}
 	}
-	if err := becomeReaper(); err != nil {
+	if err := processes.BecomeReaper(); err != nil {
 		panic(err)
 	}
 	goleak.VerifyTestMain(m)
@@ -126,7 +127,7 @@ func (f *fakeTrust) Err() error {
 // runnerProcess runs a beating command with a child that beats as well, and notes the
 // ends of trust that it gives out. All files lie in dir.
 func runnerProcess(dir string) int {
-	if err := becomeReaper(); err != nil {
+	if err := processes.BecomeReaper(); err != nil {
 		return 1
 	}
 	f := newTrust(soft, grace)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/nomad-patterns/nomad-patterns/agents/internal/processes"
 	"github.com/nomad-patterns/nomad-patterns/election"
 )
 
@@ -121,7 +122,7 @@ func Run(ctx context.Context, cfg Config) (exitCode int, err error) {
 	if err != nil {
 		return exitFailed, err
 	}
-	if err := becomeReaper(); err != nil {
+	if err := processes.BecomeReaper(); err != nil {
 		return exitFailed, err
 	}
 	e, err := election.New(cfg.Elector)

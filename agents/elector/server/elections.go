@@ -11,11 +11,11 @@ import (
 
 // put makes this process a candidate and waits, if asked to, until it leads.
 func (s *Server) put(w http.ResponseWriter, r *http.Request, name string) {
-	q := newQuery(r, "wait", "mode", "priority", "lease")
-	wait := q.duration("wait", 0, maxWait)
-	wish := q.wish()
-	if q.err != nil {
-		fail(w, q.err)
+	q := agent.NewQuery(r, "wait", "mode", "priority", "lease")
+	wait := q.Duration("wait", 0, maxWait)
+	wish := readWish(q)
+	if q.Err() != nil {
+		fail(w, q.Err())
 		return
 	}
 	j, err := s.join(r.Context(), name, wish, byPut)
@@ -51,8 +51,8 @@ func (s *Server) put(w http.ResponseWriter, r *http.Request, name string) {
 
 // renew extends the application's lease.
 func (s *Server) renew(w http.ResponseWriter, r *http.Request, name string) {
-	if q := newQuery(r); q.err != nil {
-		fail(w, q.err)
+	if q := agent.NewQuery(r); q.Err() != nil {
+		fail(w, q.Err())
 		return
 	}
 	j, err := s.joined(name)
@@ -72,19 +72,19 @@ func (s *Server) renew(w http.ResponseWriter, r *http.Request, name string) {
 
 // delete resigns, hands over or leaves.
 func (s *Server) delete(w http.ResponseWriter, r *http.Request, name string) {
-	q := newQuery(r, "to", "leave")
-	to, leave := q.values.Get("to"), q.boolean("leave")
+	q := agent.NewQuery(r, "to", "leave")
+	to, leave := q.Get("to"), q.Boolean("leave")
 	switch {
-	case q.err != nil:
-	case q.values.Has("to"):
+	case q.Err() != nil:
+	case q.Has("to"):
 		if err := election.CheckID(to); err != nil {
-			q.fail("to", "%q cannot be the name of a candidate", to)
+			q.Failf("to", "%q cannot be the name of a candidate", to)
 		} else if leave != nil && *leave {
-			q.fail("leave", "who hands over stays a candidate; leave afterwards")
+			q.Failf("leave", "who hands over stays a candidate; leave afterwards")
 		}
 	}
-	if q.err != nil {
-		fail(w, q.err)
+	if q.Err() != nil {
+		fail(w, q.Err())
 		return
 	}
 	j, err := s.joined(name)
@@ -120,8 +120,8 @@ func (s *Server) delete(w http.ResponseWriter, r *http.Request, name string) {
 
 // status tells about one election.
 func (s *Server) status(w http.ResponseWriter, r *http.Request, name string) {
-	if q := newQuery(r); q.err != nil {
-		fail(w, q.err)
+	if q := agent.NewQuery(r); q.Err() != nil {
+		fail(w, q.Err())
 		return
 	}
 	s.answer(w, http.StatusOK, name)
@@ -129,10 +129,10 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request, name string) {
 
 // list tells about all elections.
 func (s *Server) list(w http.ResponseWriter, r *http.Request) {
-	q := newQuery(r, "joined")
-	joined := q.boolean("joined")
-	if q.err != nil {
-		fail(w, q.err)
+	q := agent.NewQuery(r, "joined")
+	joined := q.Boolean("joined")
+	if q.Err() != nil {
+		fail(w, q.Err())
 		return
 	}
 	answer := struct {

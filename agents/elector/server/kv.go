@@ -76,9 +76,9 @@ func verbOf(name string) (verb, bool) {
 
 // kv runs operations in one transaction that fails if this process does not lead.
 func (s *Server) kv(w http.ResponseWriter, r *http.Request, name string) {
-	q := newQuery(r)
-	if q.err != nil {
-		fail(w, q.err)
+	q := agent.NewQuery(r)
+	if q.Err() != nil {
+		fail(w, q.Err())
 		return
 	}
 	var req kvRequest

@@ -13,8 +13,8 @@ import (
 // watch sends the status of an election now, at each change, and again from time to
 // time.
 func (s *Server) watch(w http.ResponseWriter, r *http.Request, name string) {
-	if q := newQuery(r); q.err != nil {
-		fail(w, q.err)
+	if q := agent.NewQuery(r); q.Err() != nil {
+		fail(w, q.Err())
 		return
 	}
 	s.watches.Add(1)
@@ -61,10 +61,10 @@ type lostEvent struct {
 
 // hold leads for as long as the stream is open.
 func (s *Server) hold(w http.ResponseWriter, r *http.Request, name string) {
-	q := newQuery(r, "mode", "priority", "lease")
-	wish := q.wish()
-	if q.err != nil {
-		fail(w, q.err)
+	q := agent.NewQuery(r, "mode", "priority", "lease")
+	wish := readWish(q)
+	if q.Err() != nil {
+		fail(w, q.Err())
 		return
 	}
 	j, err := s.join(r.Context(), name, wish, byHold)

@@ -26,16 +26,32 @@ var ErrNotDrained = errors.New("not drained")
 // ExitCode is the exit code for what Load, Problems.Err, New or Run returned.
 func ExitCode(err error) int {
 	var bad *ConfigError
+	var usage *UsageError
 	switch {
 	case err == nil:
 		return ExitOK
-	case errors.As(err, &bad):
+	case errors.As(err, &bad), errors.As(err, &usage):
 		return ExitConfig
 	case errors.Is(err, ErrNotDrained):
 		return ExitNotDrained
 	default:
 		return ExitRuntime
 	}
+}
+
+// ExitError is an exit code that needs no words.
+type ExitError struct{ Code int }
+
+func (e *ExitError) Error() string { return fmt.Sprintf("exit code %d", e.Code) }
+
+// UsageError says that a command cannot be run with these arguments.
+type UsageError struct{ Problem string }
+
+func (e *UsageError) Error() string { return e.Problem }
+
+// UsageErrorf makes a *UsageError.
+func UsageErrorf(format string, args ...any) error {
+	return &UsageError{Problem: fmt.Sprintf(format, args...)}
 }
 
 // ConfigError is everything that is wrong with a configuration, one line each. Each

@@ -122,7 +122,7 @@ func TestSlowReader(t *testing.T) {
 // TestDeadlinesDoNotStay: the deadlines of one request do not cut the next one on the
 // same connection, and a stream may pause for longer than one.
 func TestDeadlinesDoNotStay(t *testing.T) {
-	const timeout = 300 * time.Millisecond
+	const timeout = 50 * time.Millisecond
 	var conns atomic.Int32
 	proceed := make(chan struct{})
 	r := start(t, Options{IOTimeout: timeout}, map[string]http.HandlerFunc{

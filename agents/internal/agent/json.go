@@ -65,7 +65,12 @@ func marshal(value any) ([]byte, error) {
 // DecodeJSON reads the body of a request, exactly one JSON value, without unknown
 // fields. The error is an *HTTPError with status 400.
 func DecodeJSON(r *http.Request, into any) error {
-	d := json.NewDecoder(r.Body) // the server has limited its size
+	return ReadJSON(r.Body, into) // the server has limited its size
+}
+
+// ReadJSON is DecodeJSON for a body, or a part of one, that comes from elsewhere.
+func ReadJSON(body io.Reader, into any) error {
+	d := json.NewDecoder(body)
 	d.DisallowUnknownFields()
 	err := d.Decode(into)
 	if err == nil {

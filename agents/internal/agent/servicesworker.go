@@ -1,4 +1,4 @@
-package catalog
+package agent
 
 import (
 	"context"
@@ -12,35 +12,35 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// task is one call that has to be made.
-type task struct {
-	election string
-	version  uint64
-	want     *api.AgentServiceRegistration // nil: deregister id
-	id       string
+// serviceTask is one call that has to be made.
+type serviceTask struct {
+	key     string
+	version uint64
+	want    *api.AgentServiceRegistration // nil: deregister id
+	id      string
 }
 
 // run makes the calls until ctx ends.
-func (c *Catalog) run(ctx context.Context) {
+func (s *Services) run(ctx context.Context) {
 	audits := time.NewTicker(audit)
 	defer audits.Stop()
 	blind := false // the last audit failed
 	for ctx.Err() == nil {
-		t, wait, ok := c.next(time.Now())
+		t, wait, ok := s.next(time.Now())
 		if ok {
-			err := c.write(ctx, t)
+			err := s.write(ctx, t)
 			if ctx.Err() == nil {
-				c.note(t, err)
+				s.note(t, err)
 			}
 			continue
 		}
 		retry := time.NewTimer(wait)
 		select {
-		case <-c.wake:
+		case <-s.wake:
 		case <-retry.C:
 		case <-audits.C:
-			if err := c.audit(ctx); ctx.Err() == nil {
-				c.logChange(blind, err)
+			if err := s.audit(ctx); ctx.Err() == nil {
+				s.logChange(blind, err)
 				blind = err != nil
 			}
 		case <-ctx.Done():
@@ -49,14 +49,13 @@ func (c *Catalog) run(ctx context.Context) {
 	}
 }
 
-// next returns a service that is not as wanted: those that must lose the leader's tag
-// come in any order with the others, because there are few at a time. If there is none
-// that may be tried now, it says how long to wait.
-func (c *Catalog) next(now time.Time) (t task, wait time.Duration, ok bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// next returns a service that is not as wanted; in any order, because there are few at a
+// time. If there is none that may be tried now, it says how long to wait.
+func (s *Services) next(now time.Time) (t serviceTask, wait time.Duration, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	wait = audit
-	for election, e := range c.entries {
+	for key, e := range s.entries {
 		if e.written == e.version {
 			continue
 		}
@@ -64,16 +63,16 @@ func (c *Catalog) next(now time.Time) (t task, wait time.Duration, ok bool) {
 			wait = min(wait, left)
 			continue
 		}
-		return task{election: election, version: e.version, want: e.want, id: e.gone}, 0, true
+		return serviceTask{key: key, version: e.version, want: e.want, id: e.gone}, 0, true
 	}
-	return task{}, wait, false
+	return serviceTask{}, wait, false
 }
 
 // note notes how a call went. A service that the agent refuses must not keep the others
 // waiting, so each has a pause of its own.
-func (c *Catalog) note(t task, err error) {
-	c.mu.Lock()
-	e := c.entries[t.election]
+func (s *Services) note(t serviceTask, err error) {
+	s.mu.Lock()
+	e := s.entries[t.key]
 	failed := e.failed > 0
 	if err != nil {
 		if e.version == t.version {
@@ -82,33 +81,33 @@ func (c *Catalog) note(t task, err error) {
 		e.failed++
 	} else {
 		e.failed = 0
-		c.wrote(e, t)
+		s.wrote(e, t)
 	}
-	c.mu.Unlock()
-	c.logChange(failed, err)
+	s.mu.Unlock()
+	s.logChange(failed, err)
 }
 
 // logChange counts a failure, and logs the first one in a row and its end.
-func (c *Catalog) logChange(failed bool, err error) {
+func (s *Services) logChange(failed bool, err error) {
 	switch {
 	case err != nil && !failed:
-		c.log.Warn("services cannot be kept up to date; trying on", "error", err)
+		s.log.Warn("services cannot be kept up to date; trying on", "error", err)
 	case err == nil && failed:
-		c.log.Info("services are kept up to date again")
+		s.log.Info("services are kept up to date again")
 	}
 	if err != nil {
-		c.mu.Lock()
-		c.failures++
-		c.mu.Unlock()
+		s.mu.Lock()
+		s.failures++
+		s.mu.Unlock()
 	}
 }
 
 // write makes the call.
-func (c *Catalog) write(ctx context.Context, t task) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+func (s *Services) write(ctx context.Context, t serviceTask) error {
+	ctx, cancel := context.WithTimeout(ctx, serviceCall)
 	defer cancel()
 	if t.want != nil {
-		err := c.cfg.Consul.Agent().ServiceRegisterOpts(t.want, api.ServiceRegisterOpts{}.WithContext(ctx))
+		err := s.cfg.Consul.Agent().ServiceRegisterOpts(t.want, api.ServiceRegisterOpts{}.WithContext(ctx))
 		if err != nil {
 			return fmt.Errorf("register service %q: %w", t.want.ID, err)
 		}
@@ -117,7 +116,7 @@ func (c *Catalog) write(ctx context.Context, t task) error {
 	if t.id == "" {
 		return nil // it never was
 	}
-	err := c.cfg.Consul.Agent().ServiceDeregisterOpts(t.id, (&api.QueryOptions{}).WithContext(ctx))
+	err := s.cfg.Consul.Agent().ServiceDeregisterOpts(t.id, (&api.QueryOptions{}).WithContext(ctx))
 	var status api.StatusError
 	if err != nil && (!errors.As(err, &status) || status.Code != http.StatusNotFound) {
 		return fmt.Errorf("deregister service %q: %w", t.id, err)
@@ -127,9 +126,9 @@ func (c *Catalog) write(ctx context.Context, t task) error {
 
 // wrote notes a call that was made and tells those who wait for it. It is called with
 // the lock.
-func (c *Catalog) wrote(e *entry, t task) {
+func (s *Services) wrote(e *serviceEntry, t serviceTask) {
 	e.written = t.version
-	e.waiters = slices.DeleteFunc(e.waiters, func(w waiter) bool {
+	e.waiters = slices.DeleteFunc(e.waiters, func(w serviceWaiter) bool {
 		if w.version > t.version {
 			return false
 		}
@@ -137,38 +136,37 @@ func (c *Catalog) wrote(e *entry, t task) {
 		return true
 	})
 	if e.want == nil && e.written == e.version {
-		delete(c.entries, t.election)
+		delete(s.entries, t.key)
 	}
 }
 
 // audit finds the services that the agent has forgotten, or has with other tags.
-func (c *Catalog) audit(ctx context.Context) error {
-	c.mu.Lock()
-	empty := len(c.entries) == 0
-	c.mu.Unlock()
+func (s *Services) audit(ctx context.Context) error {
+	s.mu.Lock()
+	empty := len(s.entries) == 0
+	s.mu.Unlock()
 	if empty {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, serviceCall)
 	defer cancel()
-	filter := fmt.Sprintf("Meta.candidate == %q", c.cfg.ID)
-	have, err := c.cfg.Consul.Agent().ServicesWithFilterOpts(filter, (&api.QueryOptions{}).WithContext(ctx))
+	have, err := s.cfg.Consul.Agent().ServicesWithFilterOpts(s.cfg.Filter, (&api.QueryOptions{}).WithContext(ctx))
 	if err != nil {
 		return fmt.Errorf("list services: %w", err)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, e := range c.entries {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.entries {
 		if e.want == nil || e.written != e.version {
 			continue
 		}
-		if s := have[e.want.ID]; s == nil || !slices.Equal(s.Tags, e.want.Tags) {
+		if is := have[e.want.ID]; is == nil || !slices.Equal(is.Tags, e.want.Tags) {
 			e.written = 0
 			e.version++
 		}
 	}
 	select {
-	case c.wake <- struct{}{}:
+	case s.wake <- struct{}{}:
 	default:
 	}
 	return nil
