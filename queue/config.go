@@ -82,6 +82,25 @@ type Stage struct {
 	// left when the queue is sealed and the stage before is empty makes a smaller
 	// one. It needs a queue of one shard. Zero: no merge.
 	Collect int `json:"collect,omitempty"`
+
+	// Scale starts workers for this stage. Nil: somebody else does.
+	Scale *Scale `json:"scale,omitempty"`
+}
+
+// Scale says how many workers a stage should have. They are started by dispatching a
+// parameterized job of Nomad, once for each worker, and end by themselves when they find
+// nothing to do; no worker is ever stopped.
+type Scale struct {
+	// Job to dispatch. Its meta gets queue and stage.
+	Job string `json:"job"`
+	// Namespace of the job. Default "default".
+	Namespace string `json:"namespace"`
+	// Min and Max bound the workers. Defaults 0 and 10.
+	Min int `json:"min"`
+	Max int `json:"max"`
+	// ItemsPerWorker is how many unfinished items one worker is started for. Default
+	// 10.
+	ItemsPerWorker int `json:"items_per_worker"`
 }
 
 // Duration is a time.Duration that is written as "1.5s" in JSON.
@@ -183,6 +202,25 @@ func (s Stage) withDefaults(at string) (Stage, error) {
 	setDefault(&s.MaxLost, 3)
 	setDefault(&s.Backoff, Duration(time.Second))
 	setDefault(&s.MaxBackoff, max(s.Backoff, Duration(5*time.Minute)))
+	if s.Scale != nil {
+		sc := *s.Scale
+		setDefault(&sc.Namespace, "default")
+		setDefault(&sc.Max, max(10, sc.Min))
+		setDefault(&sc.ItemsPerWorker, 10)
+		if sc.Job == "" || len(sc.Job) > 200 {
+			return s, fieldErrorf(at+"scale.job", "%q is not the ID of a job", sc.Job)
+		}
+		for _, err := range []error{
+			within(at+"scale.max", sc.Max, 1, 10_000),
+			within(at+"scale.min", sc.Min, 0, sc.Max),
+			within(at+"scale.items_per_worker", sc.ItemsPerWorker, 1, 1_000_000),
+		} {
+			if err != nil {
+				return s, err
+			}
+		}
+		s.Scale = &sc
+	}
 	for _, err := range []error{
 		CheckName(at+"name", s.Name),
 		within(at+"lease", s.Lease, Duration(MinLease), Duration(MaxLease)),
