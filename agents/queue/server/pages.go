@@ -1,0 +1,69 @@
+package server
+
+import (
+	"bytes"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/nomad-patterns/nomad-patterns/agents/queue/page"
+	"github.com/nomad-patterns/nomad-patterns/queue"
+)
+
+// shownDead is how many dead letters the page of a queue shows.
+const shownDead = 20
+
+// about is what a page says of this broker.
+func (s *Server) about() page.Broker {
+	b := page.Broker{Address: s.address, At: time.Now()}
+	if err := s.Ready(); err != nil {
+		b.Trouble = err.Error()
+	}
+	return b
+}
+
+// indexPage shows all queues.
+func (s *Server) indexPage(w http.ResponseWriter, r *http.Request) {
+	var shown []page.Queue
+	for _, st := range s.view(r.Context(), s.broker.Queues(), false) {
+		shown = append(shown, page.Queue{Overview: st, Rates: s.history.rates(st.Queue)})
+	}
+	var b bytes.Buffer
+	s.writePage(w, &b, s.pages.Index(&b, s.about(), shown))
+}
+
+// queuePage shows a queue.
+func (s *Server) queuePage(w http.ResponseWriter, hr *http.Request) {
+	name := hr.PathValue("queue")
+	all := s.view(hr.Context(), []string{name}, false)
+	if len(all) == 0 {
+		s.fail(w, errors.Join(queue.CheckName("queue", name), queue.ErrUnknownQueue), false)
+		return
+	}
+	q := page.Queue{Overview: all[0], Rates: s.history.rates(name)}
+	if q.Dead > 0 {
+		r := &request{Request: hr, w: w, queue: name}
+		dead, err := s.deadLetters(r, q.Config.Shards, queue.ID{}, shownDead)
+		q.Letters, q.More = dead.Dead, q.Dead > len(dead.Dead)
+		if err != nil {
+			q.Error = err.Error()
+		}
+	}
+	var b bytes.Buffer
+	s.writePage(w, &b, s.pages.Queue(&b, s.about(), q))
+}
+
+// writePage sends what was written without a mistake.
+func (s *Server) writePage(w http.ResponseWriter, b *bytes.Buffer, err error) {
+	if err != nil {
+		s.fail(w, err, false)
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Cache-Control", "no-store")
+	// Nothing that an item's name smuggles in can load or run anything.
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	_, _ = w.Write(b.Bytes()) // it fails only when nobody is left to be told
+}
