@@ -1,0 +1,141 @@
+package files
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// dirPlace is a directory with outputs.
+type dirPlace struct {
+	root     string // with the published outputs
+	attempts string // root/.wq/queue
+}
+
+func newDirPlace(root, queue string) (*dirPlace, error) {
+	p := &dirPlace{root, filepath.Join(root, marker, queue)}
+	return p, os.MkdirAll(p.attempts, dirMode) //nolint:gosec // see dirMode
+}
+
+// depthOf is the number of parts of a name.
+func depthOf(name string) int { return strings.Count(name, "/") + 1 }
+
+func (p *dirPlace) work() string { return p.attempts }
+
+func (p *dirPlace) dir(k key) string { return filepath.Join(p.attempts, k.String()) }
+
+func (p *dirPlace) url(k key, name string) string { return filepath.Join(p.dir(k), name) }
+
+func (p *dirPlace) keep(_ context.Context, k key, name, from string) error {
+	if err := syncTree(from); err != nil {
+		return down(fmt.Errorf("sync the output: %w", err))
+	}
+	to := p.url(k, name)
+	err := makeNew(p.dir(k))
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(to), dirMode) //nolint:gosec // see dirMode
+	}
+	if err == nil {
+		err = os.Rename(from, to)
+	}
+	for dir := filepath.Dir(to); err == nil && len(dir) >= len(p.attempts); dir = filepath.Dir(dir) {
+		err = syncPath(dir)
+	}
+	if err != nil {
+		return down(fmt.Errorf("keep the output: %w", err))
+	}
+	return nil
+}
+
+// nameOf is the name of a kept output; empty: there is none.
+func (p *dirPlace) nameOf(k key) (string, error) {
+	name := ""
+	for range k.depth {
+		entries, err := os.ReadDir(filepath.Join(p.dir(k), name))
+		if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
+			return "", nil
+		}
+		if err != nil {
+			return "", err
+		}
+		name = filepath.Join(name, entries[0].Name())
+	}
+	return name, nil
+}
+
+func (p *dirPlace) publish(_ context.Context, k key) error {
+	name, err := p.nameOf(k)
+	if err == nil && name != "" {
+		err = move(p.url(k, name), filepath.Join(p.root, name))
+	}
+	if err != nil {
+		return down(fmt.Errorf("publish the output: %w", err))
+	}
+	return os.RemoveAll(p.dir(k))
+}
+
+// move gives a file or directory another name, at which there may be something. What was
+// there is removed, or stays under the old name.
+func move(from, to string) error {
+	err := os.Rename(from, to)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, gone := os.Lstat(from); errors.Is(gone, fs.ErrNotExist) {
+			return nil // somebody else has done it
+		}
+		if err = os.MkdirAll(filepath.Dir(to), dirMode); err == nil { //nolint:gosec // see dirMode
+			err = os.Rename(from, to)
+		}
+	}
+	for _, no := range []error{unix.EEXIST, unix.ENOTEMPTY, unix.EISDIR, unix.ENOTDIR} {
+		if errors.Is(err, no) { // directories are not replaced
+			if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_EXCHANGE); err != nil {
+				return fmt.Errorf("put it in the place of %s: %w", to, err)
+			}
+			return nil
+		}
+	}
+	return err
+}
+
+func (p *dirPlace) find(_ context.Context, k key) (finding, error) {
+	name, err := p.nameOf(k)
+	if err != nil || name == "" {
+		return nothing, err
+	}
+	_, err = os.Lstat(filepath.Join(p.root, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return free, nil
+	}
+	return taken, err
+}
+
+func (p *dirPlace) remove(_ context.Context, k key) error {
+	return os.RemoveAll(p.dir(k))
+}
+
+func (p *dirPlace) removeRun(k key) error { return os.RemoveAll(p.dir(k) + running) }
+
+func (p *dirPlace) list(context.Context) ([]kept, error) {
+	entries, err := os.ReadDir(p.attempts)
+	if err != nil {
+		return nil, down(err)
+	}
+	var all []kept
+	for _, e := range entries {
+		name, run := strings.CutSuffix(e.Name(), running)
+		k, ok := parseKey(name)
+		info, err := e.Info()
+		if ok && err == nil {
+			all = append(all, kept{k, run, info.ModTime()})
+		}
+	}
+	return all, nil
+}
+
+func (p *dirPlace) probe(context.Context) error { return probeDir(p.attempts) }

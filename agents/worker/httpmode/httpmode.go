@@ -1,0 +1,164 @@
+// Package httpmode does items by asking a program that is running already, over HTTP.
+//
+//	POST /work
+//	{"queue":"photos","stage":"resize","item":"0-17","claim":5,
+//	 "input":"/alloc/data/a.jpg","output":"/alloc/out/…/a.jpg",
+//	 "attrs":{"size":"800"},"inputs":["…"],"progress":"/…","emit":"/…"}
+//
+// Paths are those of the worker, so the program needs the same volumes. It answers when it
+// is done:
+//
+//	200, other 2xx  done; the output is written
+//	204             skipped: done, and nothing comes of it
+//	422             rejected: no other attempt would go better
+//	anything else   failed: again later
+//
+// The first 200 bytes of the body are the reason. When the attempt has to end, because of
+// max_runtime or a lost lease, the request is cancelled, that is, its connection is
+// closed. A program that goes on then does no harm: what it writes is not published.
+package httpmode
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
+	"github.com/nomad-patterns/nomad-patterns/agents/worker/attempt"
+	"github.com/nomad-patterns/nomad-patterns/queue"
+)
+
+const (
+	maxReason    = 200             // bytes of a reason that are kept
+	maxBody      = 64 << 10        // bytes of a body that are read
+	readyTimeout = 5 * time.Second // of one ready check
+)
+
+// Config says where the program is.
+type Config struct {
+	URL   string // http://…, https://…
+	Ready string // answers 2xx when items can be done; empty: not asked
+}
+
+// Program does items by a program. It implements attempt.Way.
+type Program struct {
+	cfg       Config
+	transport *http.Transport
+	client    *http.Client
+}
+
+// New checks the URLs.
+func New(cfg Config) (*Program, error) {
+	for _, u := range []string{cfg.URL, cfg.Ready} {
+		if u == "" && cfg.URL != "" {
+			continue
+		}
+		if p, err := url.Parse(u); err != nil || p.Scheme != "http" && p.Scheme != "https" || p.Host == "" || p.User != nil {
+			return nil, fmt.Errorf("%q is not a URL such as http://127.0.0.1:9000/work", u)
+		}
+	}
+	t := agent.ClientTransport(nil)
+	return &Program{cfg, t, &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error {
+		return http.ErrUseLastResponse // a POST that becomes a GET would be done by nobody
+	}}}, nil
+}
+
+// Close gives idle connections back.
+func (p *Program) Close() error {
+	p.transport.CloseIdleConnections()
+	return nil
+}
+
+// Ready implements attempt.Way.
+func (p *Program) Ready(ctx context.Context) error {
+	if p.cfg.Ready == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	status, body, err := p.send(ctx, http.MethodGet, p.cfg.Ready, nil)
+	if err != nil {
+		return fmt.Errorf("the program is not ready: %w", err)
+	}
+	if status < 200 || status > 299 {
+		return fmt.Errorf("the program is not ready: %s answers %d: %s", p.cfg.Ready, status, body)
+	}
+	return nil
+}
+
+// request is what the program is told.
+type request struct {
+	Queue    string            `json:"queue"`
+	Stage    string            `json:"stage"`
+	Item     string            `json:"item"`
+	Claim    uint64            `json:"claim"`
+	Input    string            `json:"input,omitempty"`
+	Inputs   []string          `json:"inputs,omitempty"`
+	Output   string            `json:"output,omitempty"`
+	Attrs    map[string]string `json:"attrs,omitempty"`
+	Progress string            `json:"progress,omitempty"`
+	Emit     string            `json:"emit,omitempty"`
+}
+
+// Request is what a program that does an attempt is told, as JSON.
+func Request(a *attempt.Attempt) ([]byte, error) {
+	return json.Marshal(request{
+		Queue: a.Queue, Stage: a.Stage, Item: a.ID.String(), Claim: a.Claim, Input: a.Input, Inputs: a.Item.Inputs,
+		Output: a.Output, Attrs: a.Item.Attrs, Progress: a.Progress, Emit: a.Emit,
+	})
+}
+
+// Do implements attempt.Way.
+func (p *Program) Do(ctx context.Context, a *attempt.Attempt) attempt.Result {
+	body, err := Request(a)
+	if err != nil {
+		return attempt.Failedf("ask the program: %v", err)
+	}
+	// Answering takes as long as the work, which the caller bounds.
+	status, reason, err := p.send(ctx, http.MethodPost, p.cfg.URL, body)
+	switch {
+	case err != nil:
+		return attempt.Failedf("ask the program: %v", err)
+	case status == http.StatusNoContent:
+		return attempt.Result{Action: queue.Skip}
+	case status >= 200 && status <= 299:
+		return attempt.Result{Action: queue.Done}
+	}
+	if reason == "" {
+		reason = fmt.Sprintf("the program answered %d", status)
+	}
+	if status == http.StatusUnprocessableEntity {
+		return attempt.Result{Action: queue.Reject, Reason: reason}
+	}
+	return attempt.Result{Action: queue.Retry, Reason: reason}
+}
+
+// send returns the status and the beginning of the body.
+func (p *Program) send(ctx context.Context, method, to string, body []byte) (status int, text string, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, to, bytes.NewReader(body))
+	if err != nil {
+		return 0, "", err
+	}
+	if len(body) > 0 {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := p.client.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer func() { _ = resp.Body.Close() }() // it is read only
+	// To the end, for the connection to be used again.
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return 0, "", err
+	}
+	text = strings.TrimSpace(strings.ToValidUTF8(string(b[:min(len(b), maxReason)]), ""))
+	return resp.StatusCode, text, nil
+}
