@@ -18,6 +18,10 @@ const (
 	GracefulService = "graceful-service"
 	// LeaderElection is instances of which one leads.
 	LeaderElection = "leader-election"
+	// WorkQueue is a queue with brokers, and workers that run a program on each item.
+	WorkQueue = "work-queue"
+	// Pipeline is a queue of three stages.
+	Pipeline = "pipeline"
 )
 
 const suffix = ".nomad.hcl"

@@ -41,6 +41,7 @@
 #   key_prefix "election-data/"   { policy = "write" } # only for the kv route
 #   service_prefix "elector"      { policy = "write" }
 #   session_prefix ""             { policy = "write" }
+#   agent_prefix "", node_prefix "" { policy = "read" }
 #
 # Give the app no token: whoever may write the keys may take the lock away.
 

@@ -38,6 +38,12 @@ func Iptables() Package { return Package{Name: "iptables", Probe: "/usr/sbin/ipt
 // Memcached is a cache server.
 func Memcached() Package { return Package{Name: "memcached", Probe: "/usr/bin/memcached"} }
 
+// Redis is a store, on which one of the queues runs that ours is compared with.
+func Redis() Package { return Package{Name: "redis-server", Probe: "/usr/bin/redis-server"} }
+
+// Beanstalkd is another queue that ours is compared with.
+func Beanstalkd() Package { return Package{Name: "beanstalkd", Probe: "/usr/bin/beanstalkd"} }
+
 // Docker is an engine. Its service has to be started by hand after the
 // installation.
 func Docker() Package { return Package{Name: "docker.io", Probe: "/usr/bin/dockerd"} }
