@@ -1,5 +1,5 @@
-# A pipeline of three stages: texts are counted, the counts of twenty texts make a part of
-# an index, and all parts make the index. Each stage is a work queue of its own with
+# A pipeline of three stages: the words of documents are counted, twenty documents make a
+# part of an index, and all parts make the index: which words are in which documents. Each stage is a work queue of its own with
 # workers of its own; what is done in one goes to the next in the same write, so nothing is
 # lost in between, and nothing is done for it twice.
 #
@@ -320,35 +320,57 @@ locals {
   ], local.token_args)
 
   worker_args = concat([
-    "-queue=${var.queue}", "-slots=${var.slots}", "-input-dir=${var.input_dir}", "-drain-timeout=${var.kill_timeout}",
+    "-queue=${var.queue}", "-slots=${var.slots}", "-drain-timeout=${var.kill_timeout}",
   ], local.open ? ["-queue-token-file=$${NOMAD_SECRETS_DIR}/token"] : [])
   # The program, beside the image of the work.
   worker = local.docker ? "$${NOMAD_ALLOC_DIR}/bin/worker" : var.worker_program
 
-  shell = concat(local.docker ? ["/bin/busybox", "sh"] : ["/bin/sh"], ["$${NOMAD_TASK_DIR}/work.sh"])
-
   # The worker has the time that it gives its items, and some more to give them back.
   kill_timeout = format("%ds", parseint(trimsuffix(var.kill_timeout, "s"), 10) + 15)
 
+  # The stages: what they read, how their outputs are named, and their programs.
+  stages = {
+    # Lines "word, document, count", separated by tabs and sorted.
+    words = {
+      input  = var.input_dir
+      name   = "{path}"
+      script = <<-SHELL
+        case $WQ_INPUT in
+        *.gz) zcat "$WQ_INPUT" ;;
+        *) cat "$WQ_INPUT" ;;
+        esac | tr -cs '[:alnum:]' '\n' | tr '[:upper:]' '[:lower:]' | sort | uniq -c |
+          awk -v OFS='\t' 'NF == 2 { print $2, ENVIRON["WQ_INPUT"], $1 }' >"$WQ_OUTPUT"
+      SHELL
+    }
+    # The same lines of many documents, still sorted.
+    parts = {
+      input  = var.output_dir
+      name   = "{id}"
+      script = <<-SHELL
+        sort -m "$WQ_INPUT"/* >"$WQ_OUTPUT"
+      SHELL
+    }
+    # A line for each word, with all its documents: "word, document:count, …".
+    index = {
+      input  = var.output_dir
+      name   = "{id}"
+      script = <<-SHELL
+        sort -m "$WQ_INPUT"/* | awk -F '\t' '
+          $1 != word { printf "%s%s", (NR > 1 ? "\n" : ""), $1; word = $1 }
+          { printf "\t%s:%s", $2, $3 }
+          END { if (NR) print "" }' >"$WQ_OUTPUT"
+      SHELL
+    }
+  }
+  shell = concat(local.docker ? ["/bin/busybox", "sh"] : ["/bin/sh"], ["$${NOMAD_TASK_DIR}/work.sh"])
   tools = <<-SHELL
     #!/bin/sh
-    if [ -x /bin/busybox ] && ! [ -x /usr/bin/sort ]; then # an image with nothing else
+    set -e
+    export LC_ALL=C # the order of bytes
+    if ! [ -x /usr/bin/sort ]; then # an image with busybox alone
       export PATH="$NOMAD_TASK_DIR/bin:$PATH"
       [ -e "$NOMAD_TASK_DIR/bin/sort" ] || { /bin/busybox mkdir -p "$NOMAD_TASK_DIR/bin"; /bin/busybox --install -s "$NOMAD_TASK_DIR/bin"; }
     fi
-    set -e
-  SHELL
-
-  words = <<-SHELL
-    case $WQ_INPUT in
-    *.gz) zcat "$WQ_INPUT" ;;
-    *) cat "$WQ_INPUT" ;;
-    esac | tr -cs '[:alnum:]' '\n' | tr '[:upper:]' '[:lower:]' | sort | uniq -c >"$WQ_OUTPUT"
-  SHELL
-
-  # "count word" lines of many files, added up.
-  parts = <<-SHELL
-    cat "$WQ_INPUT"/* | sort -k 2 | awk '$2 != word { if (word != "") print count, word; word = $2; count = 0 } { count += $1 } END { if (word != "") print count, word }' >"$WQ_OUTPUT"
   SHELL
 
   # The token of a queue that is reached over the network is kept in a variable of Nomad:
@@ -472,296 +494,105 @@ job "pipeline" {
     }
   }
 
-  group "words" {
-    count = var.workers
+  dynamic "group" {
+    for_each = local.stages
+    labels   = [group.key]
 
-    # With docker: puts the program worker beside the image of the work. It has nothing
-    # to do with raw_exec, and only looks whether the program is there.
-    task "install" {
-      driver = var.driver
+    content {
+      count = var.workers
 
-      lifecycle {
-        hook    = "prestart"
-        sidecar = false
-      }
+      # With docker: puts the program worker beside the image of the work, which may be any.
+      # With raw_exec there is only the directory of the outputs to be made.
+      task "prepare" {
+        driver = var.driver
 
-      dynamic "config" {
-        for_each = local.docker ? [] : [var.worker_program]
+        lifecycle {
+          hook    = "prestart"
+          sidecar = false
+        }
 
-        content {
-          command = config.value
-          args    = ["-version"]
+        dynamic "config" {
+          for_each = local.docker ? [] : [var.output_dir]
+
+          content {
+            command = "/bin/mkdir"
+            args    = ["-p", config.value]
+          }
+        }
+
+        dynamic "config" {
+          for_each = local.docker ? [var.worker_image] : []
+
+          content {
+            image   = config.value
+            command = "/bin/worker"
+            args    = ["install", "$${NOMAD_ALLOC_DIR}/bin/worker"]
+          }
+        }
+
+        resources {
+          cpu    = 50
+          memory = 32
         }
       }
 
-      dynamic "config" {
-        for_each = local.docker ? [var.worker_image] : []
+      task "work" {
+        driver       = var.driver
+        kill_signal  = "SIGTERM" # finish what is begun
+        kill_timeout = local.kill_timeout
 
-        content {
-          image   = config.value
-          command = "/bin/worker"
-          args    = ["install", "$${NOMAD_ALLOC_DIR}/bin/worker"]
+        restart {
+          attempts = 20
+          interval = "5m"
+          delay    = "1s"
+          mode     = "delay"
         }
-      }
 
-      resources {
-        cpu    = 50
-        memory = 32
-      }
-    }
+        dynamic "config" {
+          for_each = local.docker ? [] : [local.worker]
 
-    task "work" {
-      driver       = var.driver
-      kill_signal  = "SIGTERM" # finish what is begun
-      kill_timeout = local.kill_timeout
-
-      restart {
-        attempts = 20
-        interval = "5m"
-        delay    = "1s"
-        mode     = "delay"
-      }
-
-      dynamic "config" {
-        for_each = local.docker ? [] : [local.worker]
-
-        content {
-          command = config.value
-          args    = concat(local.worker_args, ["-stage=words", "-input-dir=${var.output_dir}", "-output=${var.output_dir}/words", "-name={path}", "--"], local.shell)
+          content {
+            command = config.value
+            args    = concat(local.worker_args, ["-stage=${group.key}", "-input-dir=${group.value.input}", "-output=${var.output_dir}/${group.key}", "-name=${group.value.name}", "--"], local.shell)
+          }
         }
-      }
 
-      dynamic "config" {
-        for_each = local.docker ? [var.image] : []
+        dynamic "config" {
+          for_each = local.docker ? [var.image] : []
 
-        content {
-          image        = config.value
-          command      = local.worker
-          args         = concat(local.worker_args, ["-stage=words", "-input-dir=${var.output_dir}", "-output=${var.output_dir}/words", "-name={path}", "--"], local.shell)
-          network_mode = "host"
-          volumes      = ["${var.input_dir}:${var.input_dir}:ro", "${var.output_dir}:${var.output_dir}"]
+          content {
+            image        = config.value
+            command      = local.worker
+            args         = concat(local.worker_args, ["-stage=${group.key}", "-input-dir=${group.value.input}", "-output=${var.output_dir}/${group.key}", "-name=${group.value.name}", "--"], local.shell)
+            network_mode = "host"
+            volumes      = ["${var.input_dir}:${var.input_dir}:ro", "${var.output_dir}:${var.output_dir}"]
+          }
         }
-      }
 
-      env {
-        CONSUL_HTTP_ADDR = var.consul_addr
-      }
-
-      template {
-        destination = "local/work.sh"
-        change_mode = "noop"
-        perms       = "755"
-        data        = "${local.tools}${local.words}"
-      }
-
-      dynamic "template" {
-        for_each = local.open ? [local.token] : []
-
-        content {
-          destination = "secrets/token"
-          data        = template.value
+        env {
+          CONSUL_HTTP_ADDR = var.consul_addr
         }
-      }
 
-      resources {
-        cpu    = var.cpu
-        memory = var.memory
-      }
-    }
-  }
-
-  group "parts" {
-    count = var.workers
-
-    # With docker: puts the program worker beside the image of the work. It has nothing
-    # to do with raw_exec, and only looks whether the program is there.
-    task "install" {
-      driver = var.driver
-
-      lifecycle {
-        hook    = "prestart"
-        sidecar = false
-      }
-
-      dynamic "config" {
-        for_each = local.docker ? [] : [var.worker_program]
-
-        content {
-          command = config.value
-          args    = ["-version"]
+        template {
+          destination = "local/work.sh"
+          change_mode = "noop"
+          perms       = "755"
+          data        = "${local.tools}${group.value.script}"
         }
-      }
 
-      dynamic "config" {
-        for_each = local.docker ? [var.worker_image] : []
+        dynamic "template" {
+          for_each = local.open ? [local.token] : []
 
-        content {
-          image   = config.value
-          command = "/bin/worker"
-          args    = ["install", "$${NOMAD_ALLOC_DIR}/bin/worker"]
+          content {
+            destination = "secrets/token"
+            data        = template.value
+          }
         }
-      }
 
-      resources {
-        cpu    = 50
-        memory = 32
-      }
-    }
-
-    task "work" {
-      driver       = var.driver
-      kill_signal  = "SIGTERM" # finish what is begun
-      kill_timeout = local.kill_timeout
-
-      restart {
-        attempts = 20
-        interval = "5m"
-        delay    = "1s"
-        mode     = "delay"
-      }
-
-      dynamic "config" {
-        for_each = local.docker ? [] : [local.worker]
-
-        content {
-          command = config.value
-          args    = concat(local.worker_args, ["-stage=parts", "-input-dir=${var.output_dir}", "-output=${var.output_dir}/parts", "-name={id}", "--"], local.shell)
+        resources {
+          cpu    = var.cpu
+          memory = var.memory
         }
-      }
-
-      dynamic "config" {
-        for_each = local.docker ? [var.image] : []
-
-        content {
-          image        = config.value
-          command      = local.worker
-          args         = concat(local.worker_args, ["-stage=parts", "-input-dir=${var.output_dir}", "-output=${var.output_dir}/parts", "-name={id}", "--"], local.shell)
-          network_mode = "host"
-          volumes      = ["${var.input_dir}:${var.input_dir}:ro", "${var.output_dir}:${var.output_dir}"]
-        }
-      }
-
-      env {
-        CONSUL_HTTP_ADDR = var.consul_addr
-      }
-
-      template {
-        destination = "local/work.sh"
-        change_mode = "noop"
-        perms       = "755"
-        data        = "${local.tools}${local.parts}"
-      }
-
-      dynamic "template" {
-        for_each = local.open ? [local.token] : []
-
-        content {
-          destination = "secrets/token"
-          data        = template.value
-        }
-      }
-
-      resources {
-        cpu    = var.cpu
-        memory = var.memory
-      }
-    }
-  }
-
-  group "index" {
-    count = var.workers
-
-    # With docker: puts the program worker beside the image of the work. It has nothing
-    # to do with raw_exec, and only looks whether the program is there.
-    task "install" {
-      driver = var.driver
-
-      lifecycle {
-        hook    = "prestart"
-        sidecar = false
-      }
-
-      dynamic "config" {
-        for_each = local.docker ? [] : [var.worker_program]
-
-        content {
-          command = config.value
-          args    = ["-version"]
-        }
-      }
-
-      dynamic "config" {
-        for_each = local.docker ? [var.worker_image] : []
-
-        content {
-          image   = config.value
-          command = "/bin/worker"
-          args    = ["install", "$${NOMAD_ALLOC_DIR}/bin/worker"]
-        }
-      }
-
-      resources {
-        cpu    = 50
-        memory = 32
-      }
-    }
-
-    task "work" {
-      driver       = var.driver
-      kill_signal  = "SIGTERM" # finish what is begun
-      kill_timeout = local.kill_timeout
-
-      restart {
-        attempts = 20
-        interval = "5m"
-        delay    = "1s"
-        mode     = "delay"
-      }
-
-      dynamic "config" {
-        for_each = local.docker ? [] : [local.worker]
-
-        content {
-          command = config.value
-          args    = concat(local.worker_args, ["-stage=index", "-input-dir=${var.output_dir}", "-output=${var.output_dir}/index", "-name={id}", "--"], local.shell)
-        }
-      }
-
-      dynamic "config" {
-        for_each = local.docker ? [var.image] : []
-
-        content {
-          image        = config.value
-          command      = local.worker
-          args         = concat(local.worker_args, ["-stage=index", "-input-dir=${var.output_dir}", "-output=${var.output_dir}/index", "-name={id}", "--"], local.shell)
-          network_mode = "host"
-          volumes      = ["${var.input_dir}:${var.input_dir}:ro", "${var.output_dir}:${var.output_dir}"]
-        }
-      }
-
-      env {
-        CONSUL_HTTP_ADDR = var.consul_addr
-      }
-
-      template {
-        destination = "local/work.sh"
-        change_mode = "noop"
-        perms       = "755"
-        data        = "${local.tools}${local.parts}"
-      }
-
-      dynamic "template" {
-        for_each = local.open ? [local.token] : []
-
-        content {
-          destination = "secrets/token"
-          data        = template.value
-        }
-      }
-
-      resources {
-        cpu    = var.cpu
-        memory = var.memory
       }
     }
   }

@@ -465,9 +465,9 @@ job "work-queue" {
   group "worker" {
     count = var.workers
 
-    # With docker: puts the program worker beside the image of the work. It has nothing
-    # to do with raw_exec, and only looks whether the program is there.
-    task "install" {
+    # With docker: puts the program worker beside the image of the work, which may be any.
+    # With raw_exec there is only the directory of the outputs to be made.
+    task "prepare" {
       driver = var.driver
 
       lifecycle {
@@ -476,11 +476,11 @@ job "work-queue" {
       }
 
       dynamic "config" {
-        for_each = local.docker ? [] : [var.worker_program]
+        for_each = local.docker ? [] : [var.output_dir]
 
         content {
-          command = config.value
-          args    = ["-version"]
+          command = "/bin/mkdir"
+          args    = ["-p", config.value]
         }
       }
 
@@ -544,15 +544,17 @@ job "work-queue" {
         perms       = "755"
         data        = <<-SHELL
           #!/bin/sh
-          if [ -x /bin/busybox ] && ! [ -x /usr/bin/sort ]; then # an image with nothing else
+          set -e
+          export LC_ALL=C # the order of bytes
+          if ! [ -x /usr/bin/sort ]; then # an image with busybox alone
             export PATH="$NOMAD_TASK_DIR/bin:$PATH"
             [ -e "$NOMAD_TASK_DIR/bin/sort" ] || { /bin/busybox mkdir -p "$NOMAD_TASK_DIR/bin"; /bin/busybox --install -s "$NOMAD_TASK_DIR/bin"; }
           fi
-          set -e
           case $WQ_INPUT in
           *.gz) zcat "$WQ_INPUT" ;;
           *) cat "$WQ_INPUT" ;;
-          esac | tr -cs '[:alnum:]' '\n' | tr '[:upper:]' '[:lower:]' | sort | uniq -c >"$WQ_OUTPUT"
+          esac | tr -cs '[:alnum:]' '\n' | tr '[:upper:]' '[:lower:]' | sort | uniq -c |
+            awk 'NF == 2 { print $2, $1 }' >"$WQ_OUTPUT"
         SHELL
       }
 

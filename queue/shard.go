@@ -101,6 +101,9 @@ type group struct{ waiting []uint64 }
 const (
 	maxOps   = 120
 	maxBytes = 330 << 10
+	// usualBytes bounds a transaction that gathers several commands: Consul's servers keep
+	// the last 512 in memory and the last 10,240 on disk.
+	usualBytes = 160 << 10
 	// itemState is more than an item can add to the state of its segment, without
 	// output and reason.
 	itemState = 100 + maxWorker
@@ -147,9 +150,14 @@ func (s *shardState) configure(cfg Config) {
 	}
 }
 
-// room says whether something of this size can still be part of the next flush.
+// room says whether something of this size can still be part of the next flush. What is
+// large gets one for itself.
 func (s *shardState) room(ops, bytes int) bool {
-	return s.ops+ops <= maxOps && s.bytes+bytes <= maxBytes
+	most := usualBytes
+	if !s.changed {
+		most = maxBytes
+	}
+	return s.ops+ops <= maxOps && s.bytes+bytes <= most
 }
 
 // change marks the shard as changed. The head is written with each flush.

@@ -29,23 +29,40 @@ func (b *queueBench) peers(ctx context.Context) error {
 	for _, p := range []struct {
 		name    string
 		command func(dir, port string) *exec.Cmd
-		round   func(context.Context, string) (float64, error)
+		round   func(ctx context.Context, addr string, size int) (float64, error)
+		sizes   []int
 		how     string
 	}{
-		{"asynq.everysec", redis("everysec"), b.asynqRound, asynqHow}, {"asynq.always", redis("always"), b.asynqRound, asynqHow},
-		{"beanstalkd.f0", beanstalkd("0"), b.beanstalkRound, beanstalkHow}, {"beanstalkd.f50", beanstalkd("50"), b.beanstalkRound, beanstalkHow},
+		{"asynq.everysec", redis("everysec"), b.asynqRound, asynqServers(), asynqHow},
+		{"asynq.always", redis("always"), b.asynqRound, asynqServers(), asynqHow},
+		{"beanstalkd.f0", beanstalkd("0"), b.beanstalkRound, beanstalkBatches(), beanstalkHow},
+		{"beanstalkd.f50", beanstalkd("50"), b.beanstalkRound, beanstalkBatches(), beanstalkHow},
 	} {
+		// Each peer runs in the size in which it is fastest here.
+		size, best := 0, 0.0
+		var tried []string
+		for _, n := range p.sizes {
+			rate, err := b.peer(ctx, p.command, func(ctx context.Context, addr string) (float64, error) { return p.round(ctx, addr, n) })
+			if err != nil {
+				return fmt.Errorf("%s: %w", p.name, err)
+			}
+			b.say("queue.peer.%s: with %d, %.0f items/s", p.name, n, rate)
+			tried = append(tried, fmt.Sprintf("%d: %.0f", n, rate))
+			if rate > best {
+				size, best = n, rate
+			}
+		}
 		var rates []float64
 		for i := range b.Rounds {
-			rate, err := b.peer(ctx, p.command, p.round)
+			rate, err := b.peer(ctx, p.command, func(ctx context.Context, addr string) (float64, error) { return p.round(ctx, addr, size) })
 			if err != nil {
 				return fmt.Errorf("%s: %w", p.name, err)
 			}
 			b.say("queue.peer.%s: round %d of %d: %.0f items/s", p.name, i+1, b.Rounds, rate)
 			rates = append(rates, rate)
 		}
-		err := b.print("# queue.peer.%s: %d items of %d B, %s; rounds %.0f items/s\nbench queue.peer.%s %.0f /s",
-			p.name, b.Items, queuePayload, p.how, rates, p.name, middle(rates))
+		err := b.print("# queue.peer.%s: %d items of %d B, %s; tried %s; rounds with %d: %.0f items/s\nbench queue.peer.%s %.0f /s",
+			p.name, b.Items, queuePayload, p.how, strings.Join(tried, ", "), size, rates, p.name, middle(rates))
 		if err != nil {
 			return err
 		}
@@ -121,15 +138,17 @@ func (b *queueBench) peer(ctx context.Context, command func(dir, port string) *e
 }
 
 const (
-	// asynqServers and asynqConcurrency were the best of 1, 2, 4 and 8 servers with 64 to
-	// 1,024 goroutines: a server takes one task after the other from Redis.
-	asynqServers     = 4
+	// asynqConcurrency is the number of goroutines of one server.
 	asynqConcurrency = 64
-	asynqHow         = "its own client with 64 connections, and 4 of its servers with 64 goroutines each"
+	asynqHow         = "its own client with 64 connections, servers with 64 goroutines each"
 )
 
-// asynqRound puts items through asynq.
-func (b *queueBench) asynqRound(ctx context.Context, addr string) (float64, error) {
+// asynqServers are the numbers of servers that are tried: a server takes one task after
+// the other from Redis.
+func asynqServers() []int { return []int{4, 16, 48, 96} }
+
+// asynqRound puts items through asynq with so many servers.
+func (b *queueBench) asynqRound(ctx context.Context, addr string, servers int) (float64, error) {
 	opt := asynq.RedisClientOpt{Addr: addr, PoolSize: queueConns}
 	client := asynq.NewClient(opt)
 	defer func() { _ = client.Close() }() // the server is killed next
@@ -143,7 +162,7 @@ func (b *queueBench) asynqRound(ctx context.Context, addr string) (float64, erro
 		return nil
 	})
 	begun := time.Now()
-	for range asynqServers {
+	for range servers {
 		// Ready tasks are taken at once; the interval is for an empty queue.
 		srv := asynq.NewServer(opt, asynq.Config{
 			Concurrency: asynqConcurrency, LogLevel: asynq.FatalLevel, TaskCheckInterval: 10 * time.Millisecond,
@@ -174,15 +193,14 @@ func (b *queueBench) asynqRound(ctx context.Context, addr string) (float64, erro
 	return float64(done.Load()) / time.Since(begun).Seconds(), nil
 }
 
-const (
-	// beanstalkBatch is how many commands are sent before their answers are read.
-	beanstalkBatch = 100
-	beanstalkHow   = "64 connections, 100 commands sent at once on each"
-)
+const beanstalkHow = "64 connections, as many commands sent at once on each before the answers are read"
+
+// beanstalkBatches are the numbers of commands that are tried.
+func beanstalkBatches() []int { return []int{1, 20, 100, 250} }
 
 // beanstalkRound puts items through beanstalkd. No client of it in Go sends many
 // commands at once, so this one is written here.
-func (b *queueBench) beanstalkRound(ctx context.Context, addr string) (float64, error) {
+func (b *queueBench) beanstalkRound(ctx context.Context, addr string, batch int) (float64, error) {
 	var next, done atomic.Int64
 	total := int64(b.Items)
 	begun := time.Now()
@@ -194,8 +212,8 @@ func (b *queueBench) beanstalkRound(ctx context.Context, addr string) (float64, 
 		stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // lets reads and writes fail
 		defer stop()
 		defer func() { _ = conn.Close() }() // it has no more to say
-		c := &beanstalk{w: bufio.NewWriterSize(conn, 64<<10), r: bufio.NewReaderSize(conn, 64<<10)}
-		if i < queueConns/2 {
+		c := &beanstalk{batch: batch, w: bufio.NewWriterSize(conn, 64<<10), r: bufio.NewReaderSize(conn, 64<<10)}
+		if i < itemsProducers {
 			return c.put(&next, total)
 		}
 		return c.work(&done, total)
@@ -208,8 +226,9 @@ func (b *queueBench) beanstalkRound(ctx context.Context, addr string) (float64, 
 
 // beanstalk is a connection to beanstalkd.
 type beanstalk struct {
-	w *bufio.Writer
-	r *bufio.Reader
+	batch int // commands sent at once
+	w     *bufio.Writer
+	r     *bufio.Reader
 }
 
 // answer reads a line, which has to begin like this.
@@ -228,8 +247,8 @@ func (c *beanstalk) answer(want string) ([]string, error) {
 // put enqueues items until there are enough.
 func (c *beanstalk) put(next *atomic.Int64, total int64) error {
 	for {
-		last := next.Add(beanstalkBatch)
-		first := last - beanstalkBatch
+		last := next.Add(int64(c.batch))
+		first := last - int64(c.batch)
 		if first >= total {
 			return nil
 		}
@@ -253,14 +272,16 @@ func (c *beanstalk) put(next *atomic.Int64, total int64) error {
 func (c *beanstalk) work(done *atomic.Int64, total int64) error {
 	var ids []string
 	for done.Load() < total {
-		for range beanstalkBatch {
-			_, _ = c.w.WriteString("reserve-with-timeout 0\r\n") // errors show below
+		// The first one waits for an item, the others take what there is.
+		_, _ = c.w.WriteString("reserve-with-timeout 1\r\n") // errors show below
+		for range c.batch - 1 {
+			_, _ = c.w.WriteString("reserve-with-timeout 0\r\n")
 		}
 		if err := c.w.Flush(); err != nil {
 			return err
 		}
 		ids = ids[:0]
-		for range beanstalkBatch {
+		for range c.batch {
 			id, err := c.reserved()
 			if err != nil {
 				return err
@@ -268,10 +289,6 @@ func (c *beanstalk) work(done *atomic.Int64, total int64) error {
 			if id != "" {
 				ids = append(ids, id)
 			}
-		}
-		if len(ids) == 0 {
-			time.Sleep(time.Millisecond) // leaves the processor to those who enqueue
-			continue
 		}
 		for _, id := range ids {
 			_, _ = fmt.Fprintf(c.w, "delete %s\r\n", id) // errors show below

@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/nomad-patterns/nomad-patterns/queue"
 )
@@ -126,18 +128,34 @@ func (a *Attempt) ReadProgress() (float64, bool) {
 	if a.Progress == "" {
 		return 0, false
 	}
-	f, err := os.Open(a.Progress)
+	f, size, err := openFile(a.Progress)
 	if err != nil {
 		return 0, false
 	}
 	defer func() { _ = f.Close() }() // it is read only
-	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		return 0, false
-	}
 	b := make([]byte, maxProgress)
-	n, _ := f.ReadAt(b, max(0, info.Size()-maxProgress)) // less is read at the end
-	words := strings.Fields(string(b[:n]))
+	n, _ := f.ReadAt(b, max(0, size-maxProgress)) // less is read at the end
+	return parseProgress(b[:n])
+}
+
+// openFile opens what a program has written. What is no file could block for ever.
+func openFile(path string) (*os.File, int64, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = &fs.PathError{Op: "open", Path: path, Err: errors.New("is no regular file")}
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, info.Size(), nil
+}
+
+func parseProgress(b []byte) (float64, bool) {
+	words := strings.Fields(string(b))
 	if len(words) == 0 {
 		return 0, false
 	}

@@ -1,57 +1,67 @@
 package attempt
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
 	"github.com/nomad-patterns/nomad-patterns/queue"
 )
 
 // ReadEmit reads the items for the next stage that the program has written to a file, one
-// a line. given is false if there is no file. The error says which line is wrong.
+// a line. given is false if there is no file. The error is an *EmitError if what is in it
+// is wrong.
 func ReadEmit(path string) (items []queue.Item, given bool, err error) {
 	if path == "" {
 		return nil, false, nil
 	}
-	f, err := os.Open(path)
+	f, _, err := openFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false, nil
 	}
 	if err != nil {
-		return nil, false, err
+		return nil, true, err
 	}
 	defer func() { _ = f.Close() }() // it is read only
-	items, err = parseEmit(f)
+	b, err := io.ReadAll(io.LimitReader(f, queue.MaxEmitBytes+1))
+	if err != nil {
+		return nil, true, err
+	}
+	items, err = parseEmit(b)
 	return items, true, err
 }
 
-func parseEmit(r io.Reader) ([]queue.Item, error) {
+// EmitError says which line of $WQ_EMIT is wrong.
+type EmitError struct {
+	Line    int
+	Problem error
+}
+
+func (e *EmitError) Error() string { return fmt.Sprintf("line %d of $WQ_EMIT: %v", e.Line, e.Problem) }
+func (e *EmitError) Unwrap() error { return e.Problem }
+
+func parseEmit(b []byte) ([]queue.Item, error) {
 	items := []queue.Item{}
-	lines := bufio.NewScanner(io.LimitReader(r, queue.MaxEmitBytes+1))
-	lines.Buffer(nil, queue.MaxEmitBytes+2)
-	size := 0
-	for n := 1; lines.Scan(); n++ {
-		line := bytes.TrimSpace(lines.Bytes())
-		if size += len(lines.Bytes()) + 1; size > queue.MaxEmitBytes+1 {
-			return nil, fmt.Errorf("line %d of $WQ_EMIT: more than %d bytes in all; emit fewer items or shorter ones", n, queue.MaxEmitBytes)
-		}
+	lines := bytes.Split(b, []byte("\n"))
+	if len(b) > queue.MaxEmitBytes {
+		return nil, &EmitError{len(lines), fmt.Errorf("more than %d bytes in all; emit fewer items or shorter ones", queue.MaxEmitBytes)}
+	}
+	for n, line := range lines {
+		line = bytes.TrimSpace(line)
 		if len(line) == 0 {
 			continue
 		}
 		if len(items) == queue.MaxEmit {
-			return nil, fmt.Errorf("line %d of $WQ_EMIT: more than %d items", n, queue.MaxEmit)
+			return nil, &EmitError{n + 1, fmt.Errorf("more than %d items", queue.MaxEmit)}
 		}
 		var it queue.Item
 		if err := agent.ReadJSON(bytes.NewReader(line), &it); err != nil {
-			return nil, fmt.Errorf("line %d of $WQ_EMIT: %w", n, err)
+			return nil, &EmitError{n + 1, err}
 		}
 		items = append(items, it)
 	}
-	return items, lines.Err()
+	return items, nil
 }

@@ -15,5 +15,5 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] != "" && args[0][0] == '-' && !slices.Contains(help, args[0]) {
 		args = append([]string{"run"}, args...)
 	}
-	return p.Main(args, newRun(p), newPublish(p), p.VersionCommand())
+	return p.Main(args, newRun(p), newPublish(p), newInstall(p), p.VersionCommand())
 }

@@ -54,6 +54,11 @@ const (
 	pauseMax = 15 * time.Second
 	// stopTries is how often stopping a job is tried.
 	stopTries = 5
+	// dispatchTries is how often a dispatch may be answered by an error of Nomad.
+	dispatchTries = 5
+	// removeTimeout bounds the stopping of a job, drainTimeout when the worker has to end.
+	removeTimeout = time.Minute
+	drainTimeout  = 5 * time.Second
 )
 
 // Exit codes as in package run.
@@ -104,23 +109,36 @@ func (j *Jobs) parameters(ctx context.Context) (*api.ParameterizedJobConfig, err
 
 // Do implements attempt.Way.
 func (j *Jobs) Do(ctx context.Context, a *attempt.Attempt) attempt.Result {
-	id, err := j.dispatch(ctx, a)
+	pj, err := j.parameters(ctx)
+	if err != nil {
+		// It has not been tried, and will not be before Ready.
+		return attempt.Result{Action: queue.Release, Reason: fmt.Sprintf("dispatch: %v", err)}
+	}
+	vars := a.Vars()
+	for _, name := range pj.MetaRequired {
+		if _, is := vars[name]; !is {
+			return attempt.Result{Action: queue.Reject, Reason: fmt.Sprintf("job %q requires the meta %s, which the item does not have", j.cfg.Job, name)}
+		}
+	}
+	id, err := j.dispatch(ctx, a, pj)
 	if err != nil {
 		return attempt.Failedf("dispatch: %v", err)
 	}
 	res := j.await(ctx, id)
-	if err := j.remove(context.WithoutCancel(ctx), id); err != nil {
+	limit := removeTimeout
+	if errors.Is(context.Cause(ctx), attempt.ErrDrained) {
+		limit = drainTimeout // the worker will not be there for longer
+	}
+	removing, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	defer cancel()
+	if err := j.remove(removing, id); err != nil {
 		j.cfg.Logger.Warn("remove a dispatched job", "job", id, "error", err)
 	}
 	return res
 }
 
 // dispatch starts the job of an attempt.
-func (j *Jobs) dispatch(ctx context.Context, a *attempt.Attempt) (string, error) {
-	pj, err := j.parameters(ctx)
-	if err != nil {
-		return "", err
-	}
+func (j *Jobs) dispatch(ctx context.Context, a *attempt.Attempt, pj *api.ParameterizedJobConfig) (string, error) {
 	meta := map[string]string{}
 	for name, value := range a.Vars() {
 		if slices.Contains(pj.MetaRequired, name) || slices.Contains(pj.MetaOptional, name) {
@@ -129,12 +147,13 @@ func (j *Jobs) dispatch(ctx context.Context, a *attempt.Attempt) (string, error)
 	}
 	var payload []byte
 	if pj.Payload != "forbidden" {
+		var err error
 		if payload, err = httpmode.Request(a); err != nil {
 			return "", err
 		}
 	}
 	token := fmt.Sprintf("%s-%s-%d", a.Queue, a.ID, a.Claim)
-	for pause := pauseMin; ; pause = min(2*pause, pauseMax) {
+	for try, pause := 1, pauseMin; ; try, pause = try+1, min(2*pause, pauseMax) {
 		// To the end, also if the lease is lost meanwhile: a job whose ID is not known
 		// could not be stopped.
 		call, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
@@ -144,7 +163,9 @@ func (j *Jobs) dispatch(ctx context.Context, a *attempt.Attempt) (string, error)
 			return res.DispatchedJobID, nil
 		}
 		var no api.UnexpectedResponseError
-		if errors.As(err, &no) && no.StatusCode() < http.StatusInternalServerError || !pauseFor(ctx, pause) {
+		// Nomad answers 500 to what it will never take, too, so that has an end.
+		answered := errors.As(err, &no) && no.HasStatusCode()
+		if answered && (no.StatusCode() < http.StatusInternalServerError || try == dispatchTries) || !pauseFor(ctx, pause) {
 			return "", err
 		}
 		j.cfg.Logger.Warn("dispatch a job", "job", j.cfg.Job, "item", a.ID.String(), "error", err)

@@ -36,7 +36,7 @@ type blobPlace struct {
 	queue  string
 }
 
-func newBlobPlace(place, queue string, f *Files) (*blobPlace, error) {
+func newBlobPlace(ctx context.Context, place, queue string, f *Files) (*blobPlace, error) {
 	u, err := url.Parse(place)
 	if err != nil || u.Scheme == "" || u.Host == "" || u.User != nil {
 		return nil, errors.New("it is not a directory, and not a URL such as s3://bucket/prefix?region=eu-central-1")
@@ -48,7 +48,9 @@ func newBlobPlace(place, queue string, f *Files) (*blobPlace, error) {
 	if p.prefix = strings.Trim(path.Clean("/"+u.Path), "/"); p.prefix != "" {
 		p.prefix += "/"
 	}
-	return p, nil
+	// Does not connect, but says what is wrong with the URL before there is an item.
+	_, err = f.buckets.get(ctx, p.bucket)
+	return p, err
 }
 
 func (p *blobPlace) work() string { return p.files.scratch.dir }

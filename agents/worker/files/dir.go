@@ -33,9 +33,6 @@ func (p *dirPlace) dir(k key) string { return filepath.Join(p.attempts, k.String
 func (p *dirPlace) url(k key, name string) string { return filepath.Join(p.dir(k), name) }
 
 func (p *dirPlace) keep(_ context.Context, k key, name, from string) error {
-	if err := syncTree(from); err != nil {
-		return down(fmt.Errorf("sync the output: %w", err))
-	}
 	to := p.url(k, name)
 	err := makeNew(p.dir(k))
 	if err == nil {
@@ -43,6 +40,11 @@ func (p *dirPlace) keep(_ context.Context, k key, name, from string) error {
 	}
 	if err == nil {
 		err = os.Rename(from, to)
+	}
+	// Nobody looks before the ack, so all is synced at the end: file systems with a journal
+	// then have one transaction to write and not two.
+	if err == nil {
+		err = syncTree(to)
 	}
 	for dir := filepath.Dir(to); err == nil && len(dir) >= len(p.attempts); dir = filepath.Dir(dir) {
 		err = syncPath(dir)

@@ -55,7 +55,8 @@ type Config struct {
 	// InputDirs are directories in which inputs may be. A relative input is below the
 	// first. None: all absolute paths may be inputs.
 	InputDirs []string
-	// InputURLs are what the URLs of inputs begin with. None: all may be inputs.
+	// InputURLs are what the URLs of inputs begin with. None: all may be inputs. A query,
+	// which says how the blob store is spoken to, is that of the inputs.
 	InputURLs []string
 	// Output is a directory or a URL. Empty: there are no outputs.
 	Output string
@@ -159,7 +160,7 @@ func New(ctx context.Context, cfg Config) (*Files, error) {
 		return nil, fmt.Errorf("work directory: %w", err)
 	}
 	if cfg.Output != "" && f.place == nil {
-		if f.place, err = newBlobPlace(cfg.Output, cfg.Queue, f); err != nil {
+		if f.place, err = newBlobPlace(ctx, cfg.Output, cfg.Queue, f); err != nil {
 			return nil, errors.Join(fmt.Errorf("output: %w", err), f.scratch.close())
 		}
 	}

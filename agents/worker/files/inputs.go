@@ -87,21 +87,32 @@ func (f *Files) locateURL(input string) (source, error) {
 	if key == "" || strings.HasSuffix(key, "/") {
 		return source{}, badf("the input %q names no file of the bucket", input)
 	}
-	s := source{name: path.Clean(key), key: key, url: bucketURL(u), raw: input}
+	s := source{name: path.Clean(key), key: key, raw: input}
 	plain := u.Scheme + "://" + u.Host + "/" + key
-	allowed := len(f.cfg.InputURLs) == 0
+	allowed, named := len(f.cfg.InputURLs) == 0, false
 	for _, prefix := range append(slices.Clone(f.cfg.InputURLs), f.cfg.Output) {
-		prefix, _, _ = strings.Cut(prefix, "?")
-		if rest, is := strings.CutPrefix(plain, prefix); is && prefix != "" {
-			allowed = true
-			if rest = strings.TrimPrefix(rest, "/"); rest != "" && len(rest) < len(s.name) {
-				s.name = path.Clean(rest)
-			}
+		prefix, query, _ := strings.Cut(prefix, "?")
+		rest, is := strings.CutPrefix(plain, prefix)
+		if !is || prefix == "" {
+			continue
+		}
+		named = true
+		if u.RawQuery == "" {
+			u.RawQuery = query
+		}
+		// With another one, an item could send the worker to another server.
+		allowed = allowed || u.RawQuery == query
+		if rest = strings.TrimPrefix(rest, "/"); rest != "" && len(rest) < len(s.name) {
+			s.name = path.Clean(rest)
 		}
 	}
-	if !allowed {
+	switch {
+	case !allowed && named:
+		return source{}, badf("the input %q has another query than -input-url allows; leave it out", input)
+	case !allowed:
 		return source{}, badf("the input %q begins with none of what -input-url allows", input)
 	}
+	s.url = bucketURL(u)
 	if base, rest, is := published(key); is {
 		s.name, s.latter = rest, base+rest
 	}

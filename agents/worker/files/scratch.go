@@ -3,6 +3,7 @@ package files
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,6 +22,8 @@ type scratch struct {
 const (
 	scratchPrefix = "wq-"
 	lockName      = "lock"
+	// scratchTries is how often a directory is made in vain.
+	scratchTries = 10
 )
 
 func newScratch(parent string) (*scratch, error) {
@@ -30,16 +33,40 @@ func newScratch(parent string) (*scratch, error) {
 	if err := removeDead(parent); err != nil {
 		return nil, err
 	}
+	for range scratchTries {
+		s, err := tryScratch(parent)
+		if s != nil || err != nil {
+			return s, err
+		}
+	}
+	return nil, fmt.Errorf("other workers remove what is made in %s", parent)
+}
+
+// tryScratch returns nil if another worker, which starts at the same time, has taken the
+// directory for that of a dead one before it was locked.
+func tryScratch(parent string) (*scratch, error) {
 	dir, err := os.MkdirTemp(parent, scratchPrefix)
 	if err != nil {
 		return nil, err
 	}
-	lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR, 0o600)
+	path := filepath.Join(dir, lockName)
+	lock, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	if err := flock(lock); err != nil {
-		return nil, errors.Join(err, lock.Close(), os.RemoveAll(dir))
+	err = flock(lock)
+	mine, err2 := lock.Stat()
+	there, err3 := os.Stat(path)
+	switch {
+	case errors.Is(err, unix.EWOULDBLOCK), errors.Is(err3, fs.ErrNotExist):
+		return nil, lock.Close() // whoever has the lock removes it
+	case errors.Join(err, err2, err3) != nil:
+		return nil, errors.Join(err, err2, err3, lock.Close(), os.RemoveAll(dir))
+	case !os.SameFile(mine, there):
+		return nil, lock.Close()
 	}
 	return &scratch{dir, lock}, nil
 }

@@ -5,13 +5,16 @@
 //	 "input":"/alloc/data/a.jpg","output":"/alloc/out/…/a.jpg",
 //	 "attrs":{"size":"800"},"inputs":["…"],"progress":"/…","emit":"/…"}
 //
-// Paths are those of the worker, so the program needs the same volumes. It answers when it
-// is done:
+// Paths are those of the worker, so the program needs the same volumes, and to be allowed to
+// write there: the directories belong to the worker's user. It answers when it is done:
 //
 //	200, other 2xx  done; the output is written
 //	204             skipped: done, and nothing comes of it
 //	422             rejected: no other attempt would go better
 //	anything else   failed: again later
+//
+// If it cannot be connected to, the item is given back and does not count as failed, and
+// nothing more is claimed until it can.
 //
 // The first 200 bytes of the body are the reason. When the attempt has to end, because of
 // max_runtime or a lost lease, the request is cancelled, that is, its connection is
@@ -25,6 +28,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -50,6 +54,7 @@ type Config struct {
 // Program does items by a program. It implements attempt.Way.
 type Program struct {
 	cfg       Config
+	host      string // and port
 	transport *http.Transport
 	client    *http.Client
 }
@@ -65,7 +70,18 @@ func New(cfg Config) (*Program, error) {
 		}
 	}
 	t := agent.ClientTransport(nil)
-	return &Program{cfg, t, &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error {
+	// A program may close a connection that is kept just when it is used again. Then
+	// nobody knows whether it has begun, and the item would have failed for nothing.
+	t.DisableKeepAlives = true
+	u, err := url.Parse(cfg.URL)
+	if err != nil {
+		return nil, err
+	}
+	host := u.Host
+	if u.Port() == "" {
+		host = net.JoinHostPort(u.Hostname(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
+	}
+	return &Program{cfg, host, t, &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse // a POST that becomes a GET would be done by nobody
 	}}}, nil
 }
@@ -76,13 +92,17 @@ func (p *Program) Close() error {
 	return nil
 }
 
-// Ready implements attempt.Way.
+// Ready implements attempt.Way. Without a URL for that, to listen is to be ready.
 func (p *Program) Ready(ctx context.Context) error {
-	if p.cfg.Ready == "" {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
+	if p.cfg.Ready == "" {
+		conn, err := p.transport.DialContext(ctx, "tcp", p.host)
+		if err != nil {
+			return fmt.Errorf("the program is not ready: %w", err)
+		}
+		return conn.Close()
+	}
 	status, body, err := p.send(ctx, http.MethodGet, p.cfg.Ready, nil)
 	if err != nil {
 		return fmt.Errorf("the program is not ready: %w", err)
@@ -125,7 +145,12 @@ func (p *Program) Do(ctx context.Context, a *attempt.Attempt) attempt.Result {
 	status, reason, err := p.send(ctx, http.MethodPost, p.cfg.URL, body)
 	switch {
 	case err != nil:
-		return attempt.Failedf("ask the program: %v", err)
+		res := attempt.Failedf("ask the program: %v", err)
+		var op *net.OpError
+		if errors.As(err, &op) && op.Op == "dial" {
+			res.Action = queue.Release // it has not been tried, and will not be before Ready
+		}
+		return res
 	case status == http.StatusNoContent:
 		return attempt.Result{Action: queue.Skip}
 	case status >= 200 && status <= 299:
@@ -154,7 +179,6 @@ func (p *Program) send(ctx context.Context, method, to string, body []byte) (sta
 		return 0, "", err
 	}
 	defer func() { _ = resp.Body.Close() }() // it is read only
-	// To the end, for the connection to be used again.
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return 0, "", err

@@ -76,13 +76,11 @@ func (p *Pool) attempt(it *item, maxRuntime time.Duration) (*files.Work, queue.A
 		p.failed(ctx, &ack, err)
 		return w, ack
 	}
+	defer it.stopProgress()
 	it.mu.Lock()
 	it.progress = a.ReadProgress
 	it.mu.Unlock()
 	res := p.cfg.Way.Do(ctx, a)
-	it.mu.Lock()
-	it.progress = nil
-	it.mu.Unlock()
 	ack.Action, ack.Reason = res.Action, res.Reason
 	switch {
 	case res.Action == queue.Retry && ctx.Err() != nil:
@@ -104,7 +102,10 @@ func (p *Pool) failed(ctx context.Context, ack *queue.Ack, err error) {
 		ack.Reason = cause.Error()
 	case errors.Is(err, files.ErrBad):
 		ack.Action = queue.Reject
-	case errors.Is(err, files.ErrDown):
+	case errors.Is(err, files.ErrDown) && p.cfg.Files.Probe(ctx) != nil:
+		// Nobody could have done better, so it is not the item's failure. If the place
+		// works for others it is.
+		ack.Action = queue.Release
 		p.fault(err)
 	}
 }
@@ -113,7 +114,11 @@ func (p *Pool) failed(ctx context.Context, ack *queue.Ack, err error) {
 func (p *Pool) finish(ctx context.Context, w *files.Work, a *attempt.Attempt, ack *queue.Ack) {
 	items, given, err := attempt.ReadEmit(a.Emit)
 	if err != nil {
-		ack.Action, ack.Reason = queue.Reject, err.Error()
+		p.failed(ctx, ack, err)
+		var bad *attempt.EmitError
+		if errors.As(err, &bad) {
+			ack.Action = queue.Reject
+		}
 		return
 	}
 	out, err := w.Finish(ctx)
@@ -222,8 +227,9 @@ func (p *Pool) tell(it *item, ack *queue.Ack) queue.Verdict {
 // settle publishes the output, or removes it, if it is known what to do.
 func (p *Pool) settle(w *files.Work, ack queue.Ack, verdict queue.Verdict) error {
 	won := verdict == queue.Accepted || verdict == queue.Duplicate
+	// When the worker has to end it is left to Sweep.
 	if ack.Output == "" && won || verdict == queue.Stale {
-		ctx, cancel := context.WithTimeout(context.Background(), publishTimeout)
+		ctx, cancel := context.WithTimeout(p.talk, publishTimeout)
 		defer cancel()
 		return w.Discard(ctx)
 	}
@@ -231,7 +237,7 @@ func (p *Pool) settle(w *files.Work, ack queue.Ack, verdict queue.Verdict) error
 		return nil // Sweep finds out
 	}
 	for try, pause := 1, p.first; ; try, pause = try+1, 2*pause {
-		ctx, cancel := context.WithTimeout(context.Background(), publishTimeout)
+		ctx, cancel := context.WithTimeout(p.talk, publishTimeout)
 		err := w.Publish(ctx)
 		cancel()
 		if err == nil || try == publishTries || !sleep(p.talk, pause) {

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -19,7 +20,24 @@ type item struct {
 	lease time.Duration
 
 	mu       sync.Mutex
-	progress func() (float64, bool)
+	progress func() (float64, bool) // nil: there is none to be read
+}
+
+// readProgress asks for the progress, if there is any.
+func (it *item) readProgress() (float64, bool) {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	if it.progress == nil {
+		return 0, false
+	}
+	return it.progress()
+}
+
+// stopProgress returns when the progress is not being read any more, and will not be.
+func (it *item) stopProgress() {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	it.progress = nil
 }
 
 // leases renews those of all items in slots.
@@ -83,6 +101,13 @@ func (l *leases) has(id queue.ID, claim uint64) bool {
 	return l.items[attemptKey{id, claim}] != nil
 }
 
+// all are the items that are in slots now.
+func (l *leases) all() map[attemptKey]*item {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.items)
+}
+
 // every is how often leases have to be renewed: three times in the shortest. Zero: there
 // are none.
 func (l *leases) every() time.Duration {
@@ -125,8 +150,7 @@ func (l *leases) renew(ctx context.Context, within time.Duration) {
 	shards := map[int]*queue.Extend{}
 	seen := map[attemptKey]bool{}
 	claims := map[attemptKey]bool{} // those that are in a request; the ID has only the shard
-	l.mu.Lock()
-	for k, it := range l.items {
+	for k, it := range l.all() {
 		seen[k] = true
 		e := shards[k.id.Shard]
 		if e == nil {
@@ -137,20 +161,13 @@ func (l *leases) renew(ctx context.Context, within time.Duration) {
 			claims[c] = true
 			e.Claims = append(e.Claims, k.claim)
 		}
-		it.mu.Lock()
-		progress := it.progress
-		it.mu.Unlock()
-		if progress == nil {
-			continue
-		}
-		if done, ok := progress(); ok {
+		if done, ok := it.readProgress(); ok {
 			if e.Progress == nil {
 				e.Progress = map[string]float64{}
 			}
 			e.Progress[k.id.String()] = done
 		}
 	}
-	l.mu.Unlock()
 	// An answer that comes after the next request is due is of no use.
 	ctx, cancel := context.WithTimeout(ctx, max(within, time.Second))
 	defer cancel()

@@ -204,6 +204,9 @@ func (p *Pool) claim(ctx context.Context) error {
 			return nil
 		}
 		wait := claimWait
+		if p.cfg.IdleExit > 0 {
+			wait = min(wait, p.cfg.IdleExit) // the last item may end meanwhile
+		}
 		if left, idle := p.idleLeft(); idle {
 			if left <= 0 {
 				p.log.Info("nothing to do: ending", "idle", p.cfg.IdleExit)
@@ -313,16 +316,20 @@ func (p *Pool) note(err error) {
 // firstStage is the name of the queue's first stage.
 func (p *Pool) firstStage() string {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.stage == "" {
-		ctx, cancel := context.WithTimeout(p.talk, statusTimeout)
-		defer cancel()
-		st, err := p.cfg.Broker.Status(ctx, p.cfg.Queue)
-		if err != nil || len(st.Config.Stages) == 0 {
-			return queue.DefaultStage
-		}
-		p.stage = st.Config.Stages[0].Name
+	name := p.stage
+	p.mu.Unlock()
+	if name != "" {
+		return name
 	}
+	ctx, cancel := context.WithTimeout(p.talk, statusTimeout)
+	defer cancel()
+	st, err := p.cfg.Broker.Status(ctx, p.cfg.Queue)
+	if err != nil || len(st.Config.Stages) == 0 {
+		return queue.DefaultStage
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stage = st.Config.Stages[0].Name
 	return p.stage
 }
 

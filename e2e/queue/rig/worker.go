@@ -61,3 +61,13 @@ func NewWorker(cfg WorkerConfig) *Worker {
 		return cmd
 	}}}
 }
+
+// NewProgram makes a worker of any program, which is asked to end by SIGTERM. It is not
+// started.
+func NewProgram(c *cluster.Consul, name string, command func() *exec.Cmd) *Worker {
+	return &Worker{process{name: name, logDir: c.LogDir(), start: func() *exec.Cmd {
+		cmd := command()
+		cmd.Env = append(cmd.Environ(), c.Mark("worker"))
+		return cmd
+	}}}
+}

@@ -1,0 +1,248 @@
+// Package worker_test runs the agents queue and worker in processes, against a real
+// Consul, and lets workers die and freeze.
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/johannesboyne/gofakes3"
+	"github.com/johannesboyne/gofakes3/backend/s3mem"
+	"github.com/shoenig/test/must"
+
+	"github.com/nomad-patterns/nomad-patterns/e2e/cluster"
+	"github.com/nomad-patterns/nomad-patterns/e2e/cluster/clustertest"
+	"github.com/nomad-patterns/nomad-patterns/e2e/queue/rig"
+	"github.com/nomad-patterns/nomad-patterns/queue"
+)
+
+// patience bounds one test.
+const patience = time.Minute
+
+// scene is a queue "q" with a broker, and directories for inputs and outputs.
+type scene struct {
+	*queue.Client
+	t       *testing.T
+	ctx     context.Context
+	consul  *cluster.Consul
+	broker  *rig.Broker
+	binary  string
+	in, out string
+}
+
+func newScene(t *testing.T, c *cluster.Consul, bin, prefix string, stage queue.Stage) *scene {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	s := &scene{t: t, ctx: ctx, consul: c, binary: filepath.Join(bin, "worker"), in: t.TempDir(), out: t.TempDir()}
+	var err error
+	s.broker, err = rig.NewBroker(rig.BrokerConfig{
+		Consul: c, Binary: filepath.Join(bin, "queue"), ID: "b", Prefix: prefix, Agent: c.ServerAddr(0), Plain: true,
+	})
+	must.NoError(t, err)
+	must.NoError(t, s.broker.Start())
+	t.Cleanup(func() { must.NoError(t, s.broker.Close()) })
+	must.NoError(t, s.broker.AwaitReady(ctx))
+	s.Client, err = queue.NewClient(queue.ClientConfig{Addresses: []string{s.broker.Address()}})
+	must.NoError(t, err)
+	t.Cleanup(s.Client.Close)
+	stage.Name, stage.Lease, stage.Backoff = "work", queue.Duration(time.Second), queue.Duration(50*time.Millisecond)
+	_, err = s.Create(ctx, "q", queue.Config{Retention: queue.Duration(time.Hour), Stages: []queue.Stage{stage}})
+	must.NoError(t, err)
+	return s
+}
+
+// worker starts a worker that runs a script.
+func (s *scene) worker(name, script string) *rig.Worker {
+	s.t.Helper()
+	w := rig.NewProgram(s.consul, strings.ReplaceAll(s.t.Name(), "/", "-")+"-"+name, func() *exec.Cmd {
+		return exec.Command(s.binary, "-queue=q", "-id="+name, "-queue-addr="+s.broker.Address(), "-drain-timeout=5s",
+			"-input-dir="+s.in, "-output="+s.out, "-work-dir="+s.t.TempDir(), "--", "/bin/sh", "-c", script)
+	})
+	must.NoError(s.t, w.Start())
+	s.t.Cleanup(func() { must.NoError(s.t, w.Close()) })
+	return w
+}
+
+// storeDown works with inputs and outputs on S3 that is away for a while: items wait, and
+// do not fail.
+func storeDown(s *scene) {
+	backend := s3mem.New()
+	must.NoError(s.t, backend.CreateBucket("b"))
+	put := func(name string) queue.ID {
+		_, err := backend.PutObject("b", "in/"+name, nil, strings.NewReader(name), int64(len(name)), nil)
+		must.NoError(s.t, err)
+		out, err := s.Enqueue(s.ctx, "q", []queue.Item{{Input: "s3://b/in/" + name}})
+		must.NoError(s.t, err)
+		return out[0].ID
+	}
+	var down atomic.Bool
+	refused := make(chan struct{}, 1)
+	api := gofakes3.New(backend).Server()
+	store := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !down.Load() {
+			api.ServeHTTP(w, r)
+			return
+		}
+		select {
+		case refused <- struct{}{}:
+		default:
+		}
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	s.t.Cleanup(store.Close)
+	query := "?region=us-east-1&use_path_style=true&endpoint=" + store.URL
+	w := rig.NewProgram(s.consul, "s3-worker", func() *exec.Cmd {
+		cmd := exec.Command(s.binary, "-queue=q", "-id=s3", "-queue-addr="+s.broker.Address(), "-drain-timeout=5s", "-work-dir="+s.t.TempDir(),
+			"-input-url=s3://b/in/"+query, "-output=s3://b/out"+query, "--", "/bin/sh", "-c", quick)
+		cmd.Env = append(os.Environ(), "AWS_ACCESS_KEY_ID=key", "AWS_SECRET_ACCESS_KEY=secret", "AWS_MAX_ATTEMPTS=1", "AWS_EC2_METADATA_DISABLED=true")
+		return cmd
+	})
+	must.NoError(s.t, w.Start())
+	s.t.Cleanup(func() { must.NoError(s.t, w.Close()) })
+	done := func(name string) func(queue.ItemStatus) bool {
+		return func(st queue.ItemStatus) bool {
+			o, err := backend.GetObject("b", "out/"+name, nil)
+			if err != nil {
+				return false
+			}
+			text, err := io.ReadAll(o.Contents)
+			return errors.Join(err, o.Contents.Close()) == nil && st.State == "done" && string(text) == name+" quick\n"
+		}
+	}
+	s.until(put("x"), done("x"))
+	down.Store(true)
+	id := put("y")
+	<-refused
+	down.Store(false)
+	st := s.until(id, done("y"))
+	must.Eq(s.t, 0, st.Failed)
+}
+
+// put enqueues a file.
+func (s *scene) put(name string) queue.ID {
+	s.t.Helper()
+	must.NoError(s.t, os.WriteFile(filepath.Join(s.in, name), []byte(name), 0o600))
+	out, err := s.Enqueue(s.ctx, "q", []queue.Item{{Input: name, Key: name}})
+	must.NoError(s.t, err)
+	return out[0].ID
+}
+
+// until waits until an item, and what is published of it, are so.
+func (s *scene) until(id queue.ID, is func(queue.ItemStatus) bool) queue.ItemStatus {
+	s.t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		st, err := s.Item(s.ctx, "q", id)
+		if err == nil && is(st) {
+			return st
+		}
+		select {
+		case <-s.ctx.Done():
+			s.t.Fatalf("not within %s: %+v %v", patience, st, err)
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *scene) published(name string) string {
+	b, _ := os.ReadFile(filepath.Join(s.out, name))
+	return string(b)
+}
+
+// working says that the script of a worker has begun.
+func (s *scene) working(worker string) func(queue.ItemStatus) bool {
+	return func(st queue.ItemStatus) bool { return st.Worker == worker && st.Progress > 0 }
+}
+
+const (
+	// endless begins, and never ends.
+	endless = `echo 0.5 >"$WQ_PROGRESS"; exec sleep 600`
+	quick   = `cat "$WQ_INPUT" >"$WQ_OUTPUT"; echo " quick" >>"$WQ_OUTPUT"`
+)
+
+func TestWorker(t *testing.T) {
+	bin := t.TempDir()
+	for _, pkg := range []string{"agents/queue", "agents/worker"} {
+		_, err := rig.Build(t.Context(), bin, pkg)
+		must.NoError(t, err)
+	}
+	consul := clustertest.StartConsul(t, cluster.ConsulConfig{})
+	for i, c := range []struct {
+		name  string
+		stage queue.Stage
+		run   func(*scene)
+	}{
+		{"killed", queue.Stage{MaxLost: 5}, killed},
+		{"frozen", queue.Stage{MaxLost: 5}, frozen},
+		{"blob store down", queue.Stage{MaxFailed: 1}, storeDown},
+		{"kills every worker", queue.Stage{MaxLost: 2}, killsEvery},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			c.run(newScene(t, consul, bin, fmt.Sprintf("w%d", i), c.stage))
+		})
+	}
+}
+
+// The item of a worker that is killed is done by another one.
+func killed(s *scene) {
+	id := s.put("x")
+	w := s.worker("first", endless)
+	s.until(id, s.working("first"))
+	must.NoError(s.t, w.Kill())
+	s.worker("second", quick)
+	s.until(id, func(st queue.ItemStatus) bool { return st.State == "done" && s.published("x") == "x quick\n" })
+}
+
+// A worker that wakes after another one has done its item does no harm.
+func frozen(s *scene) {
+	id := s.put("x")
+	w := s.worker("first", `echo 0.5 >"$WQ_PROGRESS"; while [ ! -e `+s.in+`/go ]; do sleep 0.05; done; echo wrong >"$WQ_OUTPUT"`)
+	first := s.until(id, s.working("first"))
+	must.NoError(s.t, w.Pause())
+	second := s.worker("second", quick)
+	done := s.until(id, func(st queue.ItemStatus) bool { return st.State == "done" && s.published("x") == "x quick\n" })
+	must.Greater(s.t, first.Claim, done.Claim)
+	must.NoError(s.t, second.Close())
+	must.NoError(s.t, os.WriteFile(filepath.Join(s.in, "go"), nil, 0o600))
+	must.NoError(s.t, w.Resume())
+	// When it does the next item it has dealt with this one.
+	next := s.put("y")
+	s.until(next, func(st queue.ItemStatus) bool { return st.State == "done" && s.published("y") == "wrong\n" })
+	must.Eq(s.t, "x quick\n", s.published("x"))
+	st, err := s.Item(s.ctx, "q", id)
+	must.NoError(s.t, err)
+	must.Eq(s.t, done.Output, st.Output)
+}
+
+// An item by which workers die is given up.
+func killsEvery(s *scene) {
+	id := s.put("x")
+	for i := range 2 {
+		name := fmt.Sprint("w", i)
+		w := s.worker(name, endless)
+		s.until(id, s.working(name))
+		must.NoError(s.t, w.Kill())
+	}
+	s.worker("last", quick)
+	st := s.until(id, func(st queue.ItemStatus) bool { return st.State == "dead" })
+	must.Eq(s.t, 2, st.Lost)
+	must.Eq(s.t, 0, st.Failed)
+	must.Eq(s.t, "", s.published("x"))
+	dead, err := s.Dead(s.ctx, "q", "")
+	must.NoError(s.t, err)
+	must.Len(s.t, 1, dead.Dead)
+}
