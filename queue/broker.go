@@ -78,6 +78,8 @@ type brokerShard struct {
 	mu   sync.Mutex
 	cfg  Config
 	term *term // nil: this broker does not lead, or has not read the shard yet
+	// trouble is why the shard cannot be read.
+	trouble string
 }
 
 // NotLeaderError says who leads.
@@ -85,9 +87,13 @@ type NotLeaderError struct {
 	Queue  string
 	Shard  int
 	Leader string // its address; empty: nobody, as far as is known
+	Reason string // why this broker, which should lead, does not; empty: it should not
 }
 
 func (e *NotLeaderError) Error() string {
+	if e.Reason != "" {
+		return fmt.Sprintf("queue %q: shard %d cannot be led: %s", e.Queue, e.Shard, e.Reason)
+	}
 	if e.Leader == "" {
 		return fmt.Sprintf("queue %q: shard %d has no leader at the moment", e.Queue, e.Shard)
 	}
@@ -311,15 +317,19 @@ func (sh *brokerShard) lead(ctx context.Context, t *term, queue string, number i
 	sh.mu.Unlock()
 	defer func() {
 		sh.mu.Lock()
-		sh.term = nil
+		sh.term, sh.trouble = nil, ""
 		sh.mu.Unlock()
 	}()
 	return t.run(ctx, queue, number, cfg, func() {
 		sh.mu.Lock()
-		sh.term = t
+		sh.term, sh.trouble = t, ""
 		cfg := sh.cfg
 		sh.mu.Unlock()
 		t.reconfigure(cfg)
+	}, func(err error) {
+		sh.mu.Lock()
+		sh.term, sh.trouble = nil, err.Error()
+		sh.mu.Unlock()
 	})
 }
 
@@ -430,12 +440,12 @@ func (b *Broker) term(queue string, shard int) (*term, error) {
 	}
 	sh := q.shards[shard]
 	sh.mu.Lock()
-	t := sh.term
+	t, trouble := sh.term, sh.trouble
 	sh.mu.Unlock()
 	if t != nil {
 		return t, nil
 	}
-	return nil, &NotLeaderError{queue, shard, b.Leader(queue, shard)}
+	return nil, &NotLeaderError{queue, shard, b.Leader(queue, shard), trouble}
 }
 
 // Leads says whether this broker leads a shard.

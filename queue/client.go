@@ -50,6 +50,9 @@ type RefusedError struct {
 	Status  int // of HTTP
 	Message string
 	Field   string
+	// Undone: the broker says that it has certainly done nothing, and that the same
+	// request can succeed later.
+	Undone bool
 }
 
 func (e *RefusedError) Error() string {
@@ -192,7 +195,7 @@ func (c *Client) call(ctx context.Context, again retry, method, path string, in,
 			switch {
 			case answered && no.Status != http.StatusServiceUnavailable && no.Status != http.StatusTooManyRequests && no.Status != http.StatusMisdirectedRequest:
 				return err // it will not get better
-			case answered && no.Status == http.StatusServiceUnavailable && again != always:
+			case answered && no.Status == http.StatusServiceUnavailable && !no.Undone && again != always:
 				return err // it may have been done
 			case !answered && sent && again != always:
 				return fmt.Errorf("%s: it may have been done: %w", address, err)
@@ -245,7 +248,7 @@ func (c *Client) once(ctx context.Context, address, method, path string, body []
 		return true, fmt.Errorf("read the answer: %w", err)
 	}
 	if resp.StatusCode >= http.StatusMultipleChoices {
-		no := &RefusedError{Status: resp.StatusCode}
+		no := &RefusedError{Status: resp.StatusCode, Undone: resp.Header.Get("Retry-After") != ""}
 		var said struct{ Error, Field string }
 		if json.Unmarshal(answer, &said) == nil {
 			no.Message, no.Field = said.Error, said.Field

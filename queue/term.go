@@ -78,8 +78,9 @@ func newTerm(lead *election.Leadership, client *api.Client, base string, log hcl
 // errReload says that what was read cannot be what is stored any more.
 var errReload = errors.New("the outcome of a write is not known")
 
-// run leads the shard until the term is over. ready is called when it can be used.
-func (t *term) run(ctx context.Context, queue string, number int, cfg Config, ready func()) error {
+// run leads the shard until the term is over. ready is called when it can be used, and
+// stuck when it cannot, until ready is called again.
+func (t *term) run(ctx context.Context, queue string, number int, cfg Config, ready func(), stuck func(error)) error {
 	defer func() {
 		close(t.over)
 		t.fail(nil)
@@ -101,6 +102,7 @@ func (t *term) run(ctx context.Context, queue string, number int, cfg Config, re
 			return context.Cause(ctx)
 		}
 		t.log.Warn("reading the shard anew", "reason", err)
+		stuck(err)
 		t.fail(err)
 		select {
 		case <-time.After(min(2*time.Second, 10*time.Millisecond<<min(try, 10))):

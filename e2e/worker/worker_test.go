@@ -56,7 +56,7 @@ func newScene(t *testing.T, c *cluster.Consul, bin, prefix string, stage queue.S
 	must.NoError(t, s.broker.AwaitReady(ctx))
 	s.Client, err = queue.NewClient(queue.ClientConfig{Addresses: []string{s.broker.Address()}})
 	must.NoError(t, err)
-	t.Cleanup(s.Client.Close)
+	t.Cleanup(s.Close)
 	stage.Name, stage.Lease, stage.Backoff = "work", queue.Duration(time.Second), queue.Duration(50*time.Millisecond)
 	_, err = s.Create(ctx, "q", queue.Config{Retention: queue.Duration(time.Hour), Stages: []queue.Stage{stage}})
 	must.NoError(t, err)
@@ -124,7 +124,8 @@ func storeDown(s *scene) {
 	s.until(put("x"), done("x"))
 	down.Store(true)
 	id := put("y")
-	<-refused
+	<-refused // it was claimed; then it is given back, as the store is found to be down
+	s.until(id, func(st queue.ItemStatus) bool { return st.State == "ready" })
 	down.Store(false)
 	st := s.until(id, done("y"))
 	must.Eq(s.t, 0, st.Failed)

@@ -36,7 +36,7 @@ func install(program, to string) (err error) {
 		to = filepath.Join(to, "worker")
 	}
 	dir := filepath.Dir(to)
-	if err := os.MkdirAll(dir, programMode); err != nil { //nolint:gosec // others look into it
+	if err := os.MkdirAll(dir, programMode); err != nil {
 		return fmt.Errorf("install: %w", err)
 	}
 	in, err := os.Open(program)

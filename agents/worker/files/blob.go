@@ -161,7 +161,7 @@ func (p *blobPlace) keep(ctx context.Context, k key, name, from string) error {
 			if err != nil {
 				return err
 			}
-			in, err := os.Open(file)
+			in, err := os.Open(file) //nolint:gosec // the program that wrote it has ended
 			if err != nil {
 				return err
 			}

@@ -20,7 +20,7 @@ type dirPlace struct {
 
 func newDirPlace(root, queue string) (*dirPlace, error) {
 	p := &dirPlace{root, filepath.Join(root, marker, queue)}
-	return p, os.MkdirAll(p.attempts, dirMode) //nolint:gosec // see dirMode
+	return p, os.MkdirAll(p.attempts, dirMode)
 }
 
 // depthOf is the number of parts of a name.
@@ -36,7 +36,7 @@ func (p *dirPlace) keep(_ context.Context, k key, name, from string) error {
 	to := p.url(k, name)
 	err := makeNew(p.dir(k))
 	if err == nil {
-		err = os.MkdirAll(filepath.Dir(to), dirMode) //nolint:gosec // see dirMode
+		err = os.MkdirAll(filepath.Dir(to), dirMode)
 	}
 	if err == nil {
 		err = os.Rename(from, to)
@@ -90,7 +90,7 @@ func move(from, to string) error {
 		if _, gone := os.Lstat(from); errors.Is(gone, fs.ErrNotExist) {
 			return nil // somebody else has done it
 		}
-		if err = os.MkdirAll(filepath.Dir(to), dirMode); err == nil { //nolint:gosec // see dirMode
+		if err = os.MkdirAll(filepath.Dir(to), dirMode); err == nil {
 			err = os.Rename(from, to)
 		}
 	}

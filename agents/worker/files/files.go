@@ -149,11 +149,11 @@ func New(ctx context.Context, cfg Config) (*Files, error) {
 		if err != nil {
 			return nil, fmt.Errorf("input directory: %w", err)
 		}
-		real, err := filepath.EvalSymlinks(abs)
+		target, err := filepath.EvalSymlinks(abs)
 		if err != nil {
 			return nil, fmt.Errorf("input directory: %w", err)
 		}
-		f.roots, f.real = append(f.roots, abs), append(f.real, real)
+		f.roots, f.real = append(f.roots, abs), append(f.real, target)
 	}
 	var err error
 	if f.scratch, err = newScratch(cfg.WorkDir); err != nil {

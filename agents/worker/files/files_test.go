@@ -2,6 +2,7 @@ package files
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -71,7 +72,7 @@ func (f *Files) keys(t *testing.T, s *store) map[string]string {
 	all := map[string]string{}
 	for it := b.List(nil); ; {
 		o, err := it.Next(t.Context())
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return all
 		}
 		must.NoError(t, err)
@@ -216,8 +217,7 @@ func TestRefusedInputs(t *testing.T) {
 }
 
 func isBad(err error) bool {
-	k, is := err.(*kindError)
-	return is && k.kind == ErrBad
+	return errors.Is(err, ErrBad)
 }
 
 func TestNoOutput(t *testing.T) {
@@ -265,7 +265,7 @@ func TestSweep(t *testing.T) {
 				Mine: func(queue.ID, uint64) bool { return false },
 				Now:  func() time.Time { return time.Now().Add(time.Hour) },
 			})
-			must.Eq(t, c.err != nil && c.err != queue.ErrUnknownItem, err != nil)
+			must.Eq(t, c.err != nil && !errors.Is(c.err, queue.ErrUnknownItem), err != nil)
 			all := tree(t, out)
 			must.Eq(t, c.want, all["a/x"])
 			must.MapLen(t, c.kept, all)

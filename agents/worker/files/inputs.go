@@ -47,7 +47,7 @@ func (f *Files) locate(input string) (source, error) {
 			return f.locateURL(input)
 		}
 	}
-	p := input
+	var p string
 	switch {
 	case dir != "":
 		p = dir
@@ -185,12 +185,12 @@ func (f *Files) usable(p string) error {
 	if len(f.real) == 0 {
 		return nil
 	}
-	real, err := filepath.EvalSymlinks(p)
+	target, err := filepath.EvalSymlinks(p)
 	if err != nil {
 		return down(fmt.Errorf("input: %w", err))
 	}
-	if !slices.ContainsFunc(f.real, func(root string) bool { _, is := below(root, real); return is }) {
-		return badf("the input %q is a link to %q, which is in none of the directories that -input-dir allows", p, real)
+	if !slices.ContainsFunc(f.real, func(root string) bool { _, is := below(root, target); return is }) {
+		return badf("the input %q is a link to %q, which is in none of the directories that -input-dir allows", p, target)
 	}
 	return nil
 }

@@ -201,7 +201,7 @@ func (b *Broker) expire() {
 	}
 }
 
-func id(i int) queue.ID { return queue.ID{Seq: uint64(i)} }
+func id(i int) queue.ID { return queue.ID{Seq: uint64(i)} } //nolint:gosec // it is a place in a list
 
 func decode(w http.ResponseWriter, r *http.Request, into any) bool {
 	err := agent.DecodeJSON(r, into)
@@ -272,7 +272,7 @@ func (b *Broker) ack(w http.ResponseWriter, r *http.Request) {
 	var res queue.AckResults
 	for _, a := range req.Acks {
 		v := b.verdict(&a)
-		if int(a.ID.Seq) < len(b.items) {
+		if a.ID.Seq < uint64(len(b.items)) {
 			it := b.items[a.ID.Seq]
 			it.Acks = append(it.Acks, v)
 		}
@@ -283,7 +283,7 @@ func (b *Broker) ack(w http.ResponseWriter, r *http.Request) {
 }
 
 func (b *Broker) verdict(a *queue.Ack) queue.Verdict {
-	if int(a.ID.Seq) >= len(b.items) || b.items[a.ID.Seq].forgot {
+	if a.ID.Seq >= uint64(len(b.items)) || b.items[a.ID.Seq].forgot {
 		return queue.Unknown
 	}
 	it := b.items[a.ID.Seq]
@@ -356,7 +356,7 @@ func (b *Broker) item(w http.ResponseWriter, r *http.Request) {
 	id, err := queue.ParseID(r.PathValue("id"))
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err != nil || int(id.Seq) >= len(b.items) || b.items[id.Seq].forgot {
+	if err != nil || id.Seq >= uint64(len(b.items)) || b.items[id.Seq].forgot {
 		agent.WriteError(w, agent.Errorf(404, "", "no such item"))
 		return
 	}
