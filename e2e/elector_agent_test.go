@@ -27,10 +27,16 @@ import (
 // it also runs in an image that has none.
 func buildElector(t *testing.T) string {
 	t.Helper()
+	return buildAgent(t, t.TempDir(), "elector")
+}
+
+// buildAgent builds an agent into a directory and returns the program's path.
+func buildAgent(t *testing.T, dir, name string) string {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*patience)
 	defer cancel()
-	path := filepath.Join(t.TempDir(), "elector")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "../agents/elector")
+	path := filepath.Join(dir, name)
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "../agents/"+name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := cmd.CombinedOutput()
 	must.NoError(t, err, must.Sprint(string(out)))

@@ -356,7 +356,7 @@ locals {
       name   = "{id}"
       script = <<-SHELL
         sort -m "$WQ_INPUT"/* | awk -F '\t' '
-          $1 != word { printf "%s%s", (NR > 1 ? "\n" : ""), $1; word = $1 }
+          NR == 1 || $1 "" != word { printf "%s%s", (NR > 1 ? "\n" : ""), $1; word = $1 "" }
           { printf "\t%s:%s", $2, $3 }
           END { if (NR) print "" }' >"$WQ_OUTPUT"
       SHELL
