@@ -262,7 +262,7 @@ func setDefault[T comparable](v *T, d T) {
 
 // within checks a value's range.
 func within[T int | float64 | Duration](field string, v, least, most T) error {
-	if !(v >= least && v <= most) { // so written for NaN
+	if !(v >= least && v <= most) { //nolint:staticcheck // NaN is between nothing
 		return fieldErrorf(field, "%v is not between %v and %v", v, least, most)
 	}
 	return nil

@@ -134,7 +134,7 @@ func (f *Files) bring(ctx context.Context, s source, dir string) (string, error)
 	if s.url == "" && s.later == "" {
 		return s.path, f.usable(s.path)
 	}
-	if err := os.MkdirAll(dir, dirMode); err != nil { //nolint:gosec // see dirMode
+	if err := os.MkdirAll(dir, dirMode); err != nil {
 		return "", down(err)
 	}
 	to := filepath.Join(dir, path.Base(s.name))
@@ -209,7 +209,7 @@ func (f *Files) gather(ctx context.Context, inputs []string, dir string) (string
 	if remote && f.cfg.Remote {
 		return "", nil // they are in the item
 	}
-	if err := os.Mkdir(dir, dirMode); err != nil { //nolint:gosec // see dirMode
+	if err := os.Mkdir(dir, dirMode); err != nil {
 		return "", down(err)
 	}
 	group, ctx := errgroup.WithContext(ctx)

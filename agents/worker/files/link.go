@@ -29,7 +29,7 @@ func linkTree(from, to string) error {
 		}
 		switch target := filepath.Join(to, rest); {
 		case d.IsDir():
-			return os.Mkdir(target, dirMode) //nolint:gosec // see dirMode
+			return os.Mkdir(target, dirMode)
 		case d.Type().IsRegular():
 			return linkFile(p, target)
 		}

@@ -85,7 +85,7 @@ func (f *Files) begin(ctx context.Context, w *Work, a *attempt.Attempt, in sourc
 	}
 	w.out = filepath.Join(w.dir, "out", w.name)
 	a.Output = w.out
-	if err := os.MkdirAll(filepath.Dir(w.out), dirMode); err != nil { //nolint:gosec // see dirMode
+	if err := os.MkdirAll(filepath.Dir(w.out), dirMode); err != nil {
 		return down(fmt.Errorf("make a directory for the output: %w", err))
 	}
 	return nil
@@ -94,12 +94,12 @@ func (f *Files) begin(ctx context.Context, w *Work, a *attempt.Attempt, in sourc
 // makeNew makes a directory. What is there already is of a queue that was deleted, since
 // claims do not come twice.
 func makeNew(dir string) error {
-	err := os.Mkdir(dir, dirMode) //nolint:gosec // see dirMode
+	err := os.Mkdir(dir, dirMode)
 	if errors.Is(err, fs.ErrExist) {
 		if err := os.RemoveAll(dir); err != nil {
 			return err
 		}
-		err = os.Mkdir(dir, dirMode) //nolint:gosec // see dirMode
+		err = os.Mkdir(dir, dirMode)
 	}
 	return err
 }
