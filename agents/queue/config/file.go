@@ -183,6 +183,7 @@ func (s *stageBlock) stage(p *agent.Problems) queue.Stage {
 		rate, err := strconv.ParseFloat(s.Rate.V, 64)
 		if err != nil || math.IsNaN(rate) {
 			p.Addf(s.Rate.From, "rate", "%q is not a number of items in a second", s.Rate.V)
+			rate = 0 // it is complained of once
 		}
 		out.Rate = rate
 	}

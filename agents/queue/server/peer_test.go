@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 
 	"github.com/shoenig/test/must"
@@ -41,7 +42,7 @@ func TestLeaderElsewhere(t *testing.T) {
 		"nonsense":           {"/extend", `{"shard":0}`, []func(http.ResponseWriter){say(200, `<html>`)}, 200, "", `{}`, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
-			asked := 0
+			var asked atomic.Int64
 			leader := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.Method == http.MethodGet {
 					w.WriteHeader(http.StatusNotFound) // the sampler
@@ -49,9 +50,8 @@ func TestLeaderElsewhere(t *testing.T) {
 				}
 				must.Eq(t, "1", r.Header.Get(forwardedHeader))
 				must.Eq(t, "Bearer secret", r.Header.Get("Authorization"))
-				asked++
-				if asked <= len(c.answers) {
-					c.answers[asked-1](w)
+				if n := int(asked.Add(1)); n <= len(c.answers) {
+					c.answers[n-1](w)
 					return
 				}
 				_, _ = io.WriteString(w, map[string]string{
@@ -72,7 +72,7 @@ func TestLeaderElsewhere(t *testing.T) {
 			must.Eq(t, c.code, r.code, must.Sprint(r.body))
 			must.Eq(t, c.later, r.head.Get("Retry-After"))
 			must.StrHasPrefix(t, c.want, r.body)
-			must.Eq(t, c.asked, asked)
+			must.Eq(t, c.asked, int(asked.Load()))
 		})
 	}
 }
