@@ -100,6 +100,6 @@ func TestCatalog(t *testing.T) {
 	must.NoError(t, consul.KillClient(0))
 	ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	must.ErrorContains(t, c.Close(ctx), `deregister the service of election "a"`)
+	must.ErrorContains(t, c.Close(ctx), `deregister the service of "a"`)
 	must.ErrorIs(t, c.SetWait(t.Context(), "a", web, false), catalog.ErrClosed)
 }
