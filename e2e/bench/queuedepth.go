@@ -25,8 +25,9 @@ const (
 	depthPayload = 60
 	// depthProducers fill the queue.
 	depthProducers = 8
-	// settleTime is how long memory is left to settle, at most.
-	settleTime = 2 * time.Minute
+	// settleTime is how long memory is left to settle: Go collects its garbage every two
+	// minutes when little happens, and gives it back to the system afterwards.
+	settleTime = 150 * time.Second
 )
 
 // latency measures from the call that enqueues an item to the answer to the worker that
@@ -79,7 +80,7 @@ func (b *queueBench) latency(ctx context.Context) error {
 func (b *queueBench) depth(ctx context.Context) error {
 	cfg := queue.Config{Stages: []queue.Stage{{Name: "work", Lease: queue.Duration(time.Hour)}}}
 	return b.withBroker(ctx, cfg, func(c *cluster.Consul, br *rig.Broker, client *queue.Client) error {
-		empty, err := settled(ctx, c.ServerPID(0))
+		empty, err := rss(c.ServerPID(0))
 		if err != nil {
 			return err
 		}
@@ -99,23 +100,20 @@ func (b *queueBench) depth(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		consul, err := settled(ctx, c.ServerPID(0))
+		now, later, err := settled(ctx, c.ServerPID(0), br.PID())
 		if err != nil {
 			return err
 		}
-		broker, err := settled(ctx, br.PID())
-		if err != nil {
-			return err
-		}
+		consul, broker := later[0], later[1]
 		load, again, err := b.reload(ctx, br, client)
 		if err != nil {
 			return err
 		}
 		name := map[bool]string{true: "1e6", false: fmt.Sprint(b.Depth)}[b.Depth == 1_000_000]
-		return b.print("# queue.depth: items of %d B, enqueued at %.0f/s; Consul %.0f MiB empty and %.0f MiB full; claims p99 %.2f and %.2f ms; "+
+		return b.print("# queue.depth: items of %d B, enqueued at %.0f/s; Consul %.0f MiB empty, %.0f MiB just filled, %.0f MiB %s later; claims p99 %.2f and %.2f ms; "+
 			"a broker that takes over %d items answers after %s and has %.0f MiB\n"+
 			"bench queue.depth.1e3.claim %.2f ms\nbench queue.depth.%s.claim %.2f ms\nbench queue.depth.%s.mib %.0f MiB\nbench queue.broker.rss.%s %.0f MiB",
-			depthPayload, float64(b.Depth)/filled.Seconds(), empty, consul, ms(quantile(shallow, 0.99)), ms(quantile(deep, 0.99)),
+			depthPayload, float64(b.Depth)/filled.Seconds(), empty, now[0], consul, settleTime, ms(quantile(shallow, 0.99)), ms(quantile(deep, 0.99)),
 			b.Depth, load.Round(time.Millisecond), again, ms(median(shallow)), name, ms(median(deep)), name, consul-empty, name, max(broker, again))
 	})
 }
@@ -125,7 +123,7 @@ func (b *queueBench) fill(ctx context.Context, client *queue.Client, from, to in
 	var next atomic.Int64
 	next.Store(int64(from))
 	return eachConn(ctx, depthProducers, func(ctx context.Context, _ int) error {
-		return produce(ctx, client, &next, int64(to), depthPayload)
+		return produce(ctx, client, &next, int64(to), itemsBatch, depthPayload)
 	})
 }
 
@@ -150,28 +148,26 @@ func claims(ctx context.Context, client *queue.Client) ([]time.Duration, error) 
 	return times, nil
 }
 
-// settled is the memory of a process when it does not get less any more, in MiB. Go gives
-// memory back to the system slowly.
-func settled(ctx context.Context, pid int) (float64, error) {
-	least, err := rss(pid)
-	if err != nil {
-		return 0, err
+// settled is the memory of processes at once, and when it has settled, in MiB.
+func settled(ctx context.Context, pids ...int) (now, later []float64, err error) {
+	all := func() (list []float64, err error) {
+		for _, pid := range pids {
+			m, err := rss(pid)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, m)
+		}
+		return list, nil
 	}
-	const step = 10 * time.Second
-	for waited := step; waited <= settleTime; waited += step {
-		if err := wait(ctx, step); err != nil {
-			return 0, err
-		}
-		now, err := rss(pid)
-		if err != nil {
-			return 0, err
-		}
-		if now > 0.99*least {
-			return now, nil
-		}
-		least = now
+	if now, err = all(); err != nil {
+		return nil, nil, err
 	}
-	return least, nil
+	if err := wait(ctx, settleTime); err != nil {
+		return nil, nil, err
+	}
+	later, err = all()
+	return now, later, err
 }
 
 // reload starts the broker anew on what is stored: how long it takes until it answers
@@ -197,6 +193,9 @@ func (b *queueBench) reload(ctx context.Context, br *rig.Broker, client *queue.C
 	if err != nil {
 		return 0, 0, err
 	}
-	mem, err := settled(ctx, br.PID())
-	return took, mem, err
+	_, mem, err := settled(ctx, br.PID())
+	if err != nil {
+		return 0, 0, err
+	}
+	return took, mem[0], nil
 }

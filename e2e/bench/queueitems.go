@@ -33,24 +33,30 @@ const (
 // machine.
 func (b *queueBench) items(ctx context.Context) error {
 	return b.withBroker(ctx, queue.Config{}, func(c *cluster.Consul, _ *rig.Broker, client *queue.Client) error {
-		var raws, rates []float64
+		var raws, rates, singles []float64
 		for i := range b.Rounds {
 			raw, err := rawPuts(ctx, c)
 			if err != nil {
 				return err
 			}
 			profiled := b.profile(ctx)
-			rate, err := b.itemsRound(ctx, client)
+			rate, err := itemsRound(ctx, client, b.Items, itemsBatch)
 			if err = errors.Join(err, profiled()); err != nil {
 				return err
 			}
-			b.say("queue.items: round %d of %d: %.0f PUT/s, %.0f items/s", i+1, b.Rounds, raw, rate)
-			raws, rates = append(raws, raw), append(rates, rate)
+			single, err := itemsRound(ctx, client, b.Items/10, 1)
+			if err != nil {
+				return err
+			}
+			b.say("queue.items: round %d of %d: %.0f PUT/s, %.0f items/s, one by one %.0f items/s", i+1, b.Rounds, raw, rate, single)
+			raws, rates, singles = append(raws, raw), append(rates, rate), append(singles, single)
 		}
 		raw, rate := middle(raws), middle(rates)
 		return b.print("# queue.put.raw: %d connections, %d B; queue.items: %d items of %d B, %d connections, batches of %d; "+
-			"medians of %d rounds: %.0f PUT/s, %.0f items/s\nbench queue.put.raw %.0f /s\nbench queue.items %.0f /s\nbench queue.ratio %.2f x",
-			queueConns, queuePayload, b.Items, queuePayload, queueConns, itemsBatch, b.Rounds, raws, rates, raw, rate, rate/raw)
+			"medians of %d rounds: %.0f PUT/s, %.0f items/s; queue.items.single: %d items, each with requests of its own: %.0f items/s\n"+
+			"bench queue.put.raw %.0f /s\nbench queue.items %.0f /s\nbench queue.ratio %.2f x\nbench queue.items.single %.0f /s",
+			queueConns, queuePayload, b.Items, queuePayload, queueConns, itemsBatch, b.Rounds, raws, rates, b.Items/10, singles,
+			raw, rate, rate/raw, middle(singles))
 	})
 }
 
@@ -111,28 +117,28 @@ func rawPuts(ctx context.Context, c *cluster.Consul) (float64, error) {
 	return float64(n.Load()) / time.Since(begun).Seconds(), err
 }
 
-// itemsRound puts items through the queue and returns how many a second went through
-// their whole life.
-func (b *queueBench) itemsRound(ctx context.Context, client *queue.Client) (float64, error) {
+// itemsRound puts items through the queue, in batches of so many, and returns how many a
+// second went through their whole life.
+func itemsRound(ctx context.Context, client *queue.Client, items, batch int) (float64, error) {
 	ctx, cancel := context.WithTimeout(ctx, itemsLimit)
 	defer cancel()
 	var next, done atomic.Int64
-	total := int64(b.Items)
+	total := int64(items)
 	begun := time.Now()
 	err := eachConn(ctx, queueConns, func(ctx context.Context, i int) error {
 		if i < itemsProducers {
-			return produce(ctx, client, &next, total, queuePayload)
+			return produce(ctx, client, &next, total, batch, queuePayload)
 		}
-		return consume(ctx, client, fmt.Sprintf("w%d", i), &done, total)
+		return consume(ctx, client, fmt.Sprintf("w%d", i), &done, total, batch)
 	})
 	return float64(done.Load()) / time.Since(begun).Seconds(), err
 }
 
 // produce enqueues batches until all items are enqueued.
-func produce(ctx context.Context, client *queue.Client, next *atomic.Int64, total int64, size int) error {
+func produce(ctx context.Context, client *queue.Client, next *atomic.Int64, total int64, batch, size int) error {
 	for {
-		last := next.Add(itemsBatch)
-		first := last - itemsBatch
+		last := next.Add(int64(batch))
+		first := last - int64(batch)
 		if first >= total {
 			return nil
 		}
@@ -156,9 +162,9 @@ func enqueueAll(ctx context.Context, client *queue.Client, items []queue.Item) e
 }
 
 // consume claims batches and acknowledges them until all items are done.
-func consume(ctx context.Context, client *queue.Client, worker string, done *atomic.Int64, total int64) error {
+func consume(ctx context.Context, client *queue.Client, worker string, done *atomic.Int64, total int64, batch int) error {
 	for done.Load() < total {
-		got, err := client.Claim(ctx, queueName, queue.ClaimRequest{Worker: worker, Max: itemsBatch, Wait: queue.Duration(200 * time.Millisecond)})
+		got, err := client.Claim(ctx, queueName, queue.ClaimRequest{Worker: worker, Max: batch, Wait: queue.Duration(200 * time.Millisecond)})
 		if err != nil {
 			return err
 		}

@@ -20,6 +20,9 @@ import (
 	"github.com/nomad-patterns/nomad-patterns/e2e/cluster"
 )
 
+// peerItems is how many items a run of a peer has.
+func (b *queueBench) peerItems() int { return b.Items / 6 }
+
 // peers measures what people use today, each with the settings under which it keeps its
 // items over a crash.
 func (b *queueBench) peers(ctx context.Context) error {
@@ -62,7 +65,7 @@ func (b *queueBench) peers(ctx context.Context) error {
 			rates = append(rates, rate)
 		}
 		err := b.print("# queue.peer.%s: %d items of %d B, %s; tried %s; rounds with %d: %.0f items/s\nbench queue.peer.%s %.0f /s",
-			p.name, b.Items, queuePayload, p.how, strings.Join(tried, ", "), size, rates, p.name, middle(rates))
+			p.name, b.peerItems(), queuePayload, p.how, strings.Join(tried, ", "), size, rates, p.name, middle(rates))
 		if err != nil {
 			return err
 		}
@@ -153,7 +156,7 @@ func (b *queueBench) asynqRound(ctx context.Context, addr string, servers int) (
 	client := asynq.NewClient(opt)
 	defer func() { _ = client.Close() }() // the server is killed next
 	var next, done atomic.Int64
-	total := int64(b.Items)
+	total := int64(b.peerItems())
 	finished := make(chan struct{})
 	handler := asynq.HandlerFunc(func(context.Context, *asynq.Task) error {
 		if done.Add(1) == total {
@@ -202,7 +205,7 @@ func beanstalkBatches() []int { return []int{1, 20, 100, 250} }
 // commands at once, so this one is written here.
 func (b *queueBench) beanstalkRound(ctx context.Context, addr string, batch int) (float64, error) {
 	var next, done atomic.Int64
-	total := int64(b.Items)
+	total := int64(b.peerItems())
 	begun := time.Now()
 	err := eachConn(ctx, queueConns, func(ctx context.Context, i int) error {
 		conn, err := net.Dial("tcp", addr)

@@ -16,7 +16,7 @@ import (
 func main() {
 	only := flag.String("only", "", "run only these, separated by commas: "+strings.Join(bench.Queues(), ", "))
 	cfg := bench.QueueConfig{Out: os.Stdout, Progress: os.Stderr}
-	flag.IntVar(&cfg.Items, "items", 0, "items of each throughput run (default 50000)")
+	flag.IntVar(&cfg.Items, "items", 0, "items of each throughput run (default 300000), the peers a sixth")
 	flag.IntVar(&cfg.Rounds, "rounds", 0, "throughput runs, of which the median counts (default 3)")
 	flag.IntVar(&cfg.Depth, "depth", 0, "items of the deep queue (default 1000000)")
 	flag.IntVar(&cfg.Trials, "trials", 0, "takeovers (default 50)")
