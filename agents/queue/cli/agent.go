@@ -9,9 +9,9 @@ import (
 
 	"github.com/hashicorp/consul/api"
 	"github.com/hashicorp/go-hclog"
-	nomad "github.com/hashicorp/nomad/api"
 
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
+	"github.com/nomad-patterns/nomad-patterns/agents/internal/nomad"
 	"github.com/nomad-patterns/nomad-patterns/agents/queue/config"
 	"github.com/nomad-patterns/nomad-patterns/agents/queue/scale"
 	"github.com/nomad-patterns/nomad-patterns/agents/queue/server"
@@ -35,7 +35,7 @@ in Consul, and serves the HTTP API, until SIGTERM or SIGINT. Then it gives its s
 others and ends. SIGHUP reads the log level, certificates and tokens again.
 
 Workers of stages with a scale block are started in Nomad, which is found by the variables
-of its own tools, such as NOMAD_ADDR and NOMAD_TOKEN.`,
+of its own tools, such as NOMAD_ADDR and NOMAD_TOKEN, or in a task by its socket.`,
 		Source: config.AgentSource,
 		Log:    func(cfg *config.Agent) agent.LogConfig { return cfg.Log },
 		Valid: func(cfg *config.Agent) string {
@@ -103,9 +103,9 @@ func runAgent(ctx context.Context, cfg *config.Agent, log hclog.Logger, reload f
 		}
 	}
 	srv.Routes(a.Handle)
-	workers, err := nomad.NewClient(nomad.DefaultConfig())
+	workers, err := nomad.NewClient()
 	if err != nil {
-		return errors.Join(fmt.Errorf("use nomad: %w", err), closeNow(broker))
+		return errors.Join(err, closeNow(broker))
 	}
 	defer workers.Close()
 	scaler := scale.New(scale.Config{Queues: queues{broker, srv}, Nomad: workers, Logger: log})

@@ -7,14 +7,13 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	nomad "github.com/hashicorp/nomad/api"
 
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
+	"github.com/nomad-patterns/nomad-patterns/agents/internal/nomad"
 	"github.com/nomad-patterns/nomad-patterns/agents/worker/attempt"
 	"github.com/nomad-patterns/nomad-patterns/agents/worker/config"
 	"github.com/nomad-patterns/nomad-patterns/agents/worker/dispatch"
@@ -118,17 +117,9 @@ func newWay(cfg *config.Worker, stdout, stderr io.Writer, log hclog.Logger) (att
 	case cfg.HTTP != "":
 		return httpmode.New(httpmode.Config{URL: cfg.HTTP, Ready: cfg.HTTPReady})
 	case cfg.Dispatch != "":
-		c := nomad.DefaultConfig()
-		// In a task with a workload identity the agent is at this socket.
-		if dir := os.Getenv("NOMAD_SECRETS_DIR"); dir != "" && os.Getenv("NOMAD_ADDR") == "" {
-			socket := filepath.Join(dir, "api.sock")
-			if _, err := os.Stat(socket); err == nil { //nolint:gosec // Nomad says where it is
-				c.Address = "unix://" + socket
-			}
-		}
-		client, err := nomad.NewClient(c)
+		client, err := nomad.NewClient()
 		if err != nil {
-			return nil, fmt.Errorf("use nomad: %w", err)
+			return nil, err
 		}
 		return dispatch.New(dispatch.Config{Nomad: client, Job: cfg.Dispatch, Logger: log}), nil
 	}
