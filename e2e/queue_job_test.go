@@ -39,6 +39,7 @@ func TestQueueJobs(t *testing.T) {
 	t.Run("work", func(t *testing.T) { q.work(t, "raw_exec") })
 	t.Run("pipeline", q.pipeline)
 	t.Run("scale", q.scale)
+	t.Run("dispatch", q.dispatch)
 	if c.HasDriver("docker") {
 		for _, name := range []string{"queue", "worker"} {
 			must.NoError(t, cluster.BuildImage(t.Context(), "nomad-patterns/"+name+":1", map[string]string{"/bin/" + name: filepath.Join(bin, name)}, cluster.ImageOptions{}))
@@ -327,16 +328,16 @@ func (b *queueBench) pipeline(t *testing.T) {
 	must.Eq(t, want, got)
 }
 
-// scale lets a broker start workers from zero, and these end by themselves.
-func (b *queueBench) scale(t *testing.T) {
-	const workersJob = "workers"
+// broker starts a broker beside the cluster, and returns its address and a client.
+func (b *queueBench) broker(t *testing.T, prefix string) (addr string, client *queue.Client) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must.NoError(t, err)
-	addr := l.Addr().String()
+	addr = l.Addr().String()
 	must.NoError(t, l.Close())
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	must.NoError(t, err)
-	broker := exec.Command(filepath.Join(b.bin, "queue"), "agent", "-prefix=scale", "-listen="+addr)
+	broker := exec.Command(filepath.Join(b.bin, "queue"), "agent", "-prefix="+prefix, "-listen="+addr)
 	broker.Env = append(os.Environ(), "NOMAD_ADDR="+b.c.NomadAddr(), "CONSUL_HTTP_ADDR="+b.c.ConsulAddr())
 	broker.Stdout, broker.Stderr = log, log
 	broker.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -349,45 +350,44 @@ func (b *queueBench) scale(t *testing.T) {
 		}
 		must.NoError(t, log.Close())
 	})
-	out := shared(t)
-	job, err := b.c.Nomad().Jobs().ParseHCL(fmt.Sprintf(`
-job %q {
-  type = "batch"
-  parameterized {
-    meta_required = ["queue", "stage"]
-  }
-  group "worker" {
-    restart {
-      attempts = 0
-      mode     = "fail"
-    }
-    reschedule {
-      attempts  = 0
-      unlimited = false
-    }
-    task "worker" {
-      driver = "raw_exec"
-      config {
-        command = %q
-        args = [
-          "-queue=$${NOMAD_META_queue}", "-stage=$${NOMAD_META_stage}", "-queue-addr=http://%s", "-idle-exit=2s",
-          "-input-dir=/usr/share/doc", "-output=%s", "--", "/bin/sh", "-c", "sleep 0.2; wc -c <$WQ_INPUT >$WQ_OUTPUT",
-        ]
-      }
-    }
-  }
-}`, workersJob, filepath.Join(b.bin, "worker"), addr, out), true)
-	must.NoError(t, err)
-	_, _, err = b.c.Nomad().Jobs().Register(job, nil)
-	must.NoError(t, err)
-	t.Cleanup(func() {
-		_, _, err := b.c.Nomad().Jobs().Deregister(workersJob, true, nil)
-		must.NoError(t, err)
-	})
-	client, err := queue.NewClient(queue.ClientConfig{Addresses: []string{"http://" + addr}})
+	client, err = queue.NewClient(queue.ClientConfig{Addresses: []string{"http://" + addr}})
 	must.NoError(t, err)
 	t.Cleanup(client.Close)
-	_, err = client.Create(t.Context(), "q", queue.Config{Retention: queue.Duration(queue.MaxLease), Stages: []queue.Stage{{
+	return addr, client
+}
+
+// parameterized registers a job that is dispatched with this meta, and never restarted.
+func (b *queueBench) parameterized(t *testing.T, name string, meta []string, command string, args ...string) {
+	t.Helper()
+	job := nomadapi.NewBatchJob(name, name, "global", 50)
+	job.Datacenters = []string{"*"}
+	job.ParameterizedJob = &nomadapi.ParameterizedJobConfig{MetaRequired: meta}
+	task := nomadapi.NewTask("main", "raw_exec")
+	task.SetConfig("command", command)
+	task.SetConfig("args", args)
+	group := nomadapi.NewTaskGroup("main", 1)
+	none := 0
+	mode, unlimited := "fail", false
+	group.RestartPolicy = &nomadapi.RestartPolicy{Attempts: &none, Mode: &mode}
+	group.ReschedulePolicy = &nomadapi.ReschedulePolicy{Attempts: &none, Unlimited: &unlimited}
+	job.AddTaskGroup(group.AddTask(task))
+	_, _, err := b.c.Nomad().Jobs().Register(job, nil)
+	must.NoError(t, err)
+	t.Cleanup(func() {
+		_, _, err := b.c.Nomad().Jobs().Deregister(name, true, nil)
+		must.NoError(t, err)
+	})
+}
+
+// scale lets a broker start workers from zero, and these end by themselves.
+func (b *queueBench) scale(t *testing.T) {
+	const workersJob = "workers"
+	addr, client := b.broker(t, "scale")
+	out := shared(t)
+	b.parameterized(t, workersJob, []string{"queue", "stage"}, filepath.Join(b.bin, "worker"),
+		"-queue=${NOMAD_META_queue}", "-stage=${NOMAD_META_stage}", "-queue-addr=http://"+addr, "-idle-exit=2s",
+		"-input-dir=/usr/share/doc", "-output="+out, "--", "/bin/sh", "-c", "sleep 0.2; wc -c <$WQ_INPUT >$WQ_OUTPUT")
+	_, err := client.Create(t.Context(), "q", queue.Config{Retention: queue.Duration(queue.MaxLease), Stages: []queue.Stage{{
 		Name: "work", Scale: &queue.Scale{Job: workersJob, Max: 3, ItemsPerWorker: 5},
 	}}})
 	must.NoError(t, err)
@@ -442,4 +442,48 @@ job %q {
 		must.NoError(t, err)
 		must.Eq(t, strconv.FormatInt(info.Size(), 10), strings.TrimSpace(string(text)))
 	}
+}
+
+// dispatch lets a worker dispatch a job for each item.
+func (b *queueBench) dispatch(t *testing.T) {
+	const name = "upper"
+	addr, client := b.broker(t, "dispatch")
+	b.parameterized(t, name, []string{"WQ_INPUT", "WQ_OUTPUT"}, "/bin/sh", "-c",
+		"test -s $NOMAD_META_WQ_INPUT || exit 65; tr a-z A-Z <$NOMAD_META_WQ_INPUT >$NOMAD_META_WQ_OUTPUT")
+	_, err := client.Create(t.Context(), "q", queue.Config{})
+	must.NoError(t, err)
+	in, out := t.TempDir(), t.TempDir()
+	files := map[string]string{"a": "one", "b": "two", "c": "three", "empty": ""}
+	var items []queue.Item
+	for file, text := range files {
+		path := filepath.Join(in, file)
+		must.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+		items = append(items, queue.Item{Input: path})
+	}
+	_, err = client.Enqueue(t.Context(), "q", items)
+	must.NoError(t, err)
+	must.NoError(t, client.Set(t.Context(), "q", queue.Seal))
+	worker := exec.CommandContext(t.Context(), filepath.Join(b.bin, "worker"), "-queue=q", "-queue-addr=http://"+addr,
+		"-input-dir="+in, "-output="+out, "-slots=2", "-dispatch="+name, "-until-finished")
+	worker.Env = append(os.Environ(), "NOMAD_ADDR="+b.c.NomadAddr())
+	text, err := worker.CombinedOutput()
+	must.NoError(t, err, must.Sprint(string(text)))
+	_, s := stage(t, client, "q")
+	must.Eq(t, 3, s.Done)
+	must.Eq(t, 1, s.Dead)
+	for file, text := range files {
+		got, err := os.ReadFile(filepath.Join(out, file))
+		if text == "" {
+			must.ErrorIs(t, err, fs.ErrNotExist)
+			continue
+		}
+		must.NoError(t, err)
+		must.Eq(t, strings.ToUpper(text), string(got))
+	}
+	// The jobs of items that have ended are removed.
+	await(t, "no dispatched job is left", func() bool {
+		list, _, err := b.c.Nomad().Jobs().PrefixList(name + "/dispatch-")
+		must.NoError(t, err)
+		return len(list) == 0
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -33,6 +34,7 @@ func TestConfig_Refused(t *testing.T) {
 	}{
 		"shards":          {Config{Shards: 65}, "shards", "65 is not between 1 and 64"},
 		"retention":       {Config{Retention: -1}, "retention", "not between"},
+		"rate of nothing": {Config{Stages: []Stage{{Name: "a", Rate: math.NaN()}}}, "stages[0].rate", "NaN is not between"},
 		"stage name":      {Config{Stages: []Stage{{Name: "A b"}}}, "stages[0].name", `"A b" is not 1 to 63`},
 		"no stage name":   {Config{Stages: []Stage{{}}}, "stages[0].name", `"" is not`},
 		"two of a name":   {Config{Stages: []Stage{{Name: "a"}, {Name: "a"}}}, "stages[1].name", `two stages "a"`},

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -14,12 +15,14 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
 
 	"github.com/nomad-patterns/nomad-patterns/e2e/cluster"
 	"github.com/nomad-patterns/nomad-patterns/e2e/cluster/clustertest"
@@ -64,11 +67,14 @@ func newScene(t *testing.T, c *cluster.Consul, bin, prefix string, stage queue.S
 }
 
 // worker starts a worker that runs a script.
-func (s *scene) worker(name, script string) *rig.Worker {
+func (s *scene) worker(name, script string, flags ...string) *rig.Worker {
 	s.t.Helper()
+	args := append([]string{
+		"-queue=q", "-id=" + name, "-queue-addr=" + s.broker.Address(), "-drain-timeout=5s",
+		"-input-dir=" + s.in, "-output=" + s.out, "-work-dir=" + s.t.TempDir(),
+	}, flags...)
 	w := rig.NewProgram(s.consul, strings.ReplaceAll(s.t.Name(), "/", "-")+"-"+name, func() *exec.Cmd {
-		return exec.Command(s.binary, "-queue=q", "-id="+name, "-queue-addr="+s.broker.Address(), "-drain-timeout=5s",
-			"-input-dir="+s.in, "-output="+s.out, "-work-dir="+s.t.TempDir(), "--", "/bin/sh", "-c", script)
+		return exec.Command(s.binary, append(args, "--", "/bin/sh", "-c", script)...)
 	})
 	must.NoError(s.t, w.Start())
 	s.t.Cleanup(func() { must.NoError(s.t, w.Close()) })
@@ -168,6 +174,15 @@ func (s *scene) working(worker string) func(queue.ItemStatus) bool {
 	return func(st queue.ItemStatus) bool { return st.Worker == worker && st.Progress > 0 }
 }
 
+// onGo is a script that begins, and writes its output when it is let.
+func (s *scene) onGo(text string) string {
+	return `echo 0.5 >"$WQ_PROGRESS"; while [ ! -e ` + s.in + `/go ]; do sleep 0.05; done; echo ` + text + ` >"$WQ_OUTPUT"`
+}
+
+func (s *scene) let() {
+	must.NoError(s.t, os.WriteFile(filepath.Join(s.in, "go"), nil, 0o600))
+}
+
 const (
 	// endless begins, and never ends.
 	endless = `echo 0.5 >"$WQ_PROGRESS"; exec sleep 600`
@@ -190,6 +205,10 @@ func TestWorker(t *testing.T) {
 		{"frozen", queue.Stage{MaxLost: 5}, frozen},
 		{"blob store down", queue.Stage{MaxFailed: 1}, storeDown},
 		{"kills every worker", queue.Stage{MaxLost: 2}, killsEvery},
+		{"stopped", queue.Stage{MaxFailed: 1, MaxLost: 1}, stopped},
+		{"gives back", queue.Stage{MaxFailed: 1, MaxLost: 1}, givesBack},
+		{"prestop hook", queue.Stage{MaxFailed: 1, MaxLost: 1}, prestop},
+		{"disk full", queue.Stage{MaxFailed: 1}, diskFull},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -211,14 +230,14 @@ func killed(s *scene) {
 // A worker that wakes after another one has done its item does no harm.
 func frozen(s *scene) {
 	id := s.put("x")
-	w := s.worker("first", `echo 0.5 >"$WQ_PROGRESS"; while [ ! -e `+s.in+`/go ]; do sleep 0.05; done; echo wrong >"$WQ_OUTPUT"`)
+	w := s.worker("first", s.onGo("wrong"))
 	first := s.until(id, s.working("first"))
 	must.NoError(s.t, w.Pause())
 	second := s.worker("second", quick)
 	done := s.until(id, func(st queue.ItemStatus) bool { return st.State == "done" && s.published("x") == "x quick\n" })
 	must.Greater(s.t, first.Claim, done.Claim)
 	must.NoError(s.t, second.Close())
-	must.NoError(s.t, os.WriteFile(filepath.Join(s.in, "go"), nil, 0o600))
+	s.let()
 	must.NoError(s.t, w.Resume())
 	// When it does the next item it has dealt with this one.
 	next := s.put("y")
@@ -246,4 +265,92 @@ func killsEvery(s *scene) {
 	dead, err := s.Dead(s.ctx, "q", "")
 	must.NoError(s.t, err)
 	must.Len(s.t, 1, dead.Dead)
+}
+
+// A worker that is asked to end finishes what it is at, and claims nothing more.
+func stopped(s *scene) {
+	id := s.put("x")
+	w := s.worker("first", s.onGo("done"))
+	s.until(id, s.working("first"))
+	must.NoError(s.t, syscall.Kill(w.PID(), syscall.SIGTERM))
+	next := s.put("y")
+	s.let()
+	s.until(id, func(st queue.ItemStatus) bool { return st.State == "done" && s.published("x") == "done\n" })
+	must.NoError(s.t, w.Close())
+	st, err := s.Item(s.ctx, "q", next)
+	must.NoError(s.t, err)
+	must.Eq(s.t, "ready", st.State)
+}
+
+// What a worker cannot finish goes to others, and has not failed.
+func givesBack(s *scene) {
+	id := s.put("x")
+	w := s.worker("first", endless, "-drain-timeout=1s")
+	s.until(id, s.working("first"))
+	must.NoError(s.t, syscall.Kill(w.PID(), syscall.SIGTERM))
+	st := s.until(id, func(st queue.ItemStatus) bool { return st.State == "ready" })
+	must.Eq(s.t, 0, st.Failed+st.Lost)
+	s.worker("second", quick)
+	s.until(id, func(st queue.ItemStatus) bool { return st.State == "done" && s.published("x") == "x quick\n" })
+}
+
+// The prestop hook is answered when the worker is done.
+func prestop(s *scene) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must.NoError(s.t, err)
+	root := "http://" + l.Addr().String()
+	must.NoError(s.t, l.Close())
+	id := s.put("x")
+	s.worker("first", s.onGo("done"), "-listen="+strings.TrimPrefix(root, "http://"))
+	s.until(id, s.working("first"))
+	ask := func(method, path string) (int, error) {
+		req, err := http.NewRequestWithContext(s.ctx, method, root+path, nil)
+		if err != nil {
+			return 0, err
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return 0, err
+		}
+		return resp.StatusCode, resp.Body.Close()
+	}
+	type answer struct {
+		code int
+		err  error
+	}
+	hook := make(chan answer, 1)
+	go func() {
+		code, err := ask(http.MethodPost, "/lifecycle/prestop")
+		hook <- answer{code, err}
+	}()
+	s.until(id, func(queue.ItemStatus) bool {
+		code, err := ask(http.MethodGet, "/v1/health")
+		return err == nil && code == http.StatusServiceUnavailable
+	})
+	next := s.put("y")
+	s.let()
+	a := <-hook
+	must.NoError(s.t, a.err)
+	must.Between(s.t, 200, a.code, 299)
+	must.Eq(s.t, "done\n", s.published("x"))
+	st, err := s.Item(s.ctx, "q", next)
+	must.NoError(s.t, err)
+	must.Eq(s.t, "ready", st.State)
+}
+
+// A disk that is full fails the items whose outputs have no room, says so, and publishes
+// nothing of them.
+func diskFull(s *scene) {
+	must.NoError(s.t, unix.Mount("tmpfs", s.out, "tmpfs", 0, "size=64k"))
+	s.t.Cleanup(func() { must.NoError(s.t, unix.Unmount(s.out, unix.MNT_DETACH)) })
+	id := s.put("x")
+	s.worker("first", `head -c 200000 /dev/zero >"$WQ_OUTPUT"`)
+	st := s.until(id, func(st queue.ItemStatus) bool { return st.State == "dead" })
+	must.StrContains(s.t, st.Reason, "No space left on device")
+	must.Eq(s.t, "", s.published("x"))
+	must.NoError(s.t, unix.Mount("tmpfs", s.out, "tmpfs", unix.MS_REMOUNT, "size=4m"))
+	n, err := s.Redrive(s.ctx, "q", nil)
+	must.NoError(s.t, err)
+	must.Eq(s.t, 1, n)
+	s.until(id, func(queue.ItemStatus) bool { return len(s.published("x")) == 200000 })
 }
