@@ -1,7 +1,8 @@
 # A pipeline of three stages: the words of documents are counted, twenty documents make a
-# part of an index, and all parts make the index: which words are in which documents. Each stage is a work queue of its own with
-# workers of its own; what is done in one goes to the next in the same write, so nothing is
-# lost in between, and nothing is done for it twice.
+# part of an index, and all parts make the index: which words are in which documents.
+# (More than about a thousand parts make several indexes; see docs/queue.md, Limits.)
+# Each stage has workers of its own; what is done in one goes to the next in the same
+# write, so nothing is lost in between, and nothing comes twice.
 #
 #   nomad job run pipeline.nomad.hcl
 #   queue put  -address=http://127.0.0.1:PORT documents /usr/share/doc
@@ -335,6 +336,7 @@ locals {
       input  = var.input_dir
       name   = "{path}"
       script = <<-SHELL
+        case $WQ_INPUT in *.gz) gzip -t "$WQ_INPUT" || exit 65 ;; esac # damaged: a dead letter
         case $WQ_INPUT in
         *.gz) zcat "$WQ_INPUT" ;;
         *) cat "$WQ_INPUT" ;;

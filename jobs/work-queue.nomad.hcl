@@ -4,9 +4,10 @@
 #   nomad job run work-queue.nomad.hcl
 #   nomad job run -var driver=docker -var image=... -var 'command=["/bin/resize", "$WQ_INPUT", "$WQ_OUTPUT"]' work-queue.nomad.hcl
 #
-# Then put something in, from any machine with the program queue; find a broker's
-# address with `nomad service`-like tools or in Consul (service "queue-files"):
+# Then put something in, from any machine with the program queue. The broker in charge is
+# the service "queue-files" in Consul:
 #
+#   curl -s http://127.0.0.1:8500/v1/catalog/service/queue-files | grep -o '"ServicePort":[0-9]*'
 #   queue put -address=http://127.0.0.1:PORT files /usr/share/doc
 #   queue wait -address=http://127.0.0.1:PORT files
 #
@@ -550,6 +551,7 @@ job "work-queue" {
             export PATH="$NOMAD_TASK_DIR/bin:$PATH"
             [ -e "$NOMAD_TASK_DIR/bin/sort" ] || { /bin/busybox mkdir -p "$NOMAD_TASK_DIR/bin"; /bin/busybox --install -s "$NOMAD_TASK_DIR/bin"; }
           fi
+          case $WQ_INPUT in *.gz) gzip -t "$WQ_INPUT" || exit 65 ;; esac # damaged: a dead letter
           case $WQ_INPUT in
           *.gz) zcat "$WQ_INPUT" ;;
           *) cat "$WQ_INPUT" ;;
