@@ -184,6 +184,8 @@ func (s *scene) let() {
 }
 
 const (
+	// draining is what a worker says when it claims nothing more.
+	draining = "draining: nothing more is claimed"
 	// endless begins, and never ends.
 	endless = `echo 0.5 >"$WQ_PROGRESS"; exec sleep 600`
 	quick   = `cat "$WQ_INPUT" >"$WQ_OUTPUT"; echo " quick" >>"$WQ_OUTPUT"`
@@ -273,10 +275,11 @@ func stopped(s *scene) {
 	w := s.worker("first", s.onGo("done"))
 	s.until(id, s.working("first"))
 	must.NoError(s.t, syscall.Kill(w.PID(), syscall.SIGTERM))
+	s.until(id, func(queue.ItemStatus) bool { return w.Says(draining) })
 	next := s.put("y")
 	s.let()
 	s.until(id, func(st queue.ItemStatus) bool { return st.State == "done" && s.published("x") == "done\n" })
-	must.NoError(s.t, w.Close())
+	must.NoError(s.t, w.Wait())
 	st, err := s.Item(s.ctx, "q", next)
 	must.NoError(s.t, err)
 	must.Eq(s.t, "ready", st.State)
@@ -301,7 +304,7 @@ func prestop(s *scene) {
 	root := "http://" + l.Addr().String()
 	must.NoError(s.t, l.Close())
 	id := s.put("x")
-	s.worker("first", s.onGo("done"), "-listen="+strings.TrimPrefix(root, "http://"))
+	w := s.worker("first", s.onGo("done"), "-listen="+strings.TrimPrefix(root, "http://"))
 	s.until(id, s.working("first"))
 	ask := func(method, path string) (int, error) {
 		req, err := http.NewRequestWithContext(s.ctx, method, root+path, nil)
@@ -325,7 +328,7 @@ func prestop(s *scene) {
 	}()
 	s.until(id, func(queue.ItemStatus) bool {
 		code, err := ask(http.MethodGet, "/v1/health")
-		return err == nil && code == http.StatusServiceUnavailable
+		return err == nil && code == http.StatusServiceUnavailable && w.Says(draining)
 	})
 	next := s.put("y")
 	s.let()

@@ -29,6 +29,9 @@ func (p *Pool) do(it *item, maxRuntime time.Duration) {
 	start := time.Now()
 	log := p.log.With("item", it.ID.String(), "claim", it.Claim)
 	w, ack := p.attempt(it, maxRuntime)
+	if ack.Action == queue.Release && errors.Is(context.Cause(it.ctx), attempt.ErrDrained) {
+		p.returned.Add(1)
+	}
 	verdict := p.tell(it, &ack)
 	p.leases.remove(it)
 	p.metrics.count(ack.Action, verdict, time.Since(start))

@@ -77,6 +77,8 @@ type Pool struct {
 	slots   chan struct{} // has an element for each free one
 	running sync.WaitGroup
 	busy    atomic.Int64 // items in slots
+	// returned counts items that were given back at the end.
+	returned atomic.Int64
 
 	stopOnce sync.Once
 	stopping chan struct{} // closed when nothing more is claimed
@@ -158,6 +160,7 @@ func (p *Pool) Stop() { p.stopOnce.Do(func() { close(p.stopping) }) }
 // timeout, or when ctx ends, they are given back. The error says that some had to be.
 func (p *Pool) Drain(ctx context.Context) error {
 	p.Stop()
+	p.log.Info("draining: nothing more is claimed", "items", p.busy.Load(), "timeout", p.cfg.DrainTimeout)
 	over := time.NewTimer(p.cfg.DrainTimeout)
 	defer over.Stop()
 	select {
@@ -166,8 +169,7 @@ func (p *Pool) Drain(ctx context.Context) error {
 	case <-over.C:
 	case <-ctx.Done():
 	}
-	n := p.busy.Load()
-	p.log.Warn("items are given back: the drain timeout is over", "items", n)
+	p.log.Warn("items are given back: the drain timeout is over", "items", p.busy.Load())
 	p.endWork(attempt.ErrDrained)
 	talk := time.NewTimer(p.cfg.Grace + lastWords)
 	defer talk.Stop()
@@ -177,7 +179,7 @@ func (p *Pool) Drain(ctx context.Context) error {
 		p.endTalk()
 		<-p.finished
 	}
-	if n > 0 {
+	if n := p.returned.Load(); n > 0 {
 		return fmt.Errorf("%d items were not done within %s and were given back", n, p.cfg.DrainTimeout)
 	}
 	return nil
@@ -257,6 +259,12 @@ func (p *Pool) free(ctx context.Context) int {
 	case <-p.slots:
 	case <-ctx.Done():
 		return 0
+	}
+	select {
+	case <-p.stopping: // it may be known before ctx is ended by it
+		p.give(1)
+		return 0
+	default:
 	}
 	if ctx.Err() != nil {
 		p.give(1)

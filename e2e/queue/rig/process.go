@@ -2,6 +2,7 @@ package rig
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -39,7 +40,7 @@ func (p *process) Start() error {
 	if p.cmd != nil && !closed(p.done) {
 		return fmt.Errorf("start %s: it runs", p.name)
 	}
-	log, err := os.OpenFile(filepath.Join(p.logDir, p.name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(p.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", p.name, err)
 	}
@@ -73,6 +74,14 @@ func (p *process) Start() error {
 	}()
 	return nil
 }
+
+// Says is whether its standard error holds a text.
+func (p *process) Says(text string) bool {
+	b, err := os.ReadFile(p.log())
+	return err == nil && bytes.Contains(b, []byte(text))
+}
+
+func (p *process) log() string { return filepath.Join(p.logDir, p.name+".log") }
 
 func closed(c <-chan struct{}) bool {
 	select {
@@ -120,7 +129,7 @@ func (p *process) signal(s syscall.Signal) error {
 	return nil
 }
 
-// Close asks it to end, kills it if it does not, and returns its error.
+// Close asks it to end, and waits until it has.
 func (p *process) Close() error {
 	if p.PID() == 0 {
 		return nil
@@ -129,6 +138,15 @@ func (p *process) Close() error {
 	if p.line == nil {
 		err = errors.Join(err, p.signal(syscall.SIGTERM))
 	}
+	if err != nil && p.PID() == 0 { // it has ended meanwhile
+		err = nil
+	}
+	return errors.Join(err, p.Wait())
+}
+
+// Wait waits for its end, kills it if that does not come, and returns its error.
+func (p *process) Wait() error {
+	var err error
 	timer := time.NewTimer(closePatience)
 	defer timer.Stop()
 	select {
