@@ -46,26 +46,6 @@ func TestParse(t *testing.T) {
 	must.ErrorIs(t, err, flag.ErrHelp)
 }
 
-func TestProgress(t *testing.T) {
-	var out bytes.Buffer
-	p := newProgress(&out)
-	p.say("one")
-	for _, part := range []string{"t", "wo\nthr", "ee\n\nrest"} {
-		n, err := io.WriteString(p, part)
-		must.NoError(t, err)
-		must.Eq(t, len(part), n)
-	}
-	var texts []string
-	for line := range strings.Lines(out.String()) {
-		stamp, text, ok := strings.Cut(line, "s  ")
-		must.True(t, ok)
-		_, err := time.ParseDuration(strings.TrimSpace(stamp) + "s")
-		must.NoError(t, err)
-		texts = append(texts, text)
-	}
-	must.Eq(t, []string{"one\n", "two\n", "three\n", "\n"}, texts)
-}
-
 func TestTable(t *testing.T) {
 	stats := func(requests, failures int64, reason string) load.Stats {
 		s := load.Stats{Requests: requests, Failures: failures, Slowest: 20 * time.Millisecond}

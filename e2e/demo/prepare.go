@@ -8,11 +8,12 @@ import (
 
 	"github.com/nomad-patterns/nomad-patterns/e2e/cluster"
 	"github.com/nomad-patterns/nomad-patterns/e2e/demo/graceful"
+	"github.com/nomad-patterns/nomad-patterns/e2e/demo/progress"
 )
 
 // prepare makes sure of everything that the cluster and the service need, and starts
 // the cluster.
-func prepare(ctx context.Context, cfg config, p *progress) (*cluster.Cluster, cluster.Binaries, error) {
+func prepare(ctx context.Context, cfg config, p *progress.Progress) (*cluster.Cluster, cluster.Binaries, error) {
 	binaries, err := cluster.Tools(ctx, p)
 	if err != nil {
 		return nil, binaries, fmt.Errorf("find or build consul and nomad: %w", err)
@@ -28,7 +29,7 @@ func prepare(ctx context.Context, cfg config, p *progress) (*cluster.Cluster, cl
 	case "raw_exec":
 		docker = cluster.DockerOff
 	}
-	p.say("starting Consul, a Nomad server and two Nomad clients")
+	p.Say("starting Consul, a Nomad server and two Nomad clients")
 	c, err := cluster.Start(ctx, cluster.Config{
 		Clients:      2,
 		Docker:       docker,
@@ -44,7 +45,7 @@ func prepare(ctx context.Context, cfg config, p *progress) (*cluster.Cluster, cl
 
 // chooseDriver says which driver runs the service, and provides what it runs: the
 // image, or nginx of this machine.
-func chooseDriver(ctx context.Context, cfg config, c *cluster.Cluster, p *progress) (string, error) {
+func chooseDriver(ctx context.Context, cfg config, c *cluster.Cluster, p *progress.Progress) (string, error) {
 	driver := cfg.driver
 	if driver == "auto" {
 		driver = "raw_exec"
@@ -66,7 +67,7 @@ func chooseDriver(ctx context.Context, cfg config, c *cluster.Cluster, p *progre
 	if err := static(cluster.Busybox().Probe); err != nil {
 		return "", err
 	}
-	p.say("building image %s from %s", graceful.Image, cluster.Busybox().Probe)
+	p.Say("building image %s from %s", graceful.Image, cluster.Busybox().Probe)
 	return driver, cluster.BuildImage(ctx, graceful.Image, map[string]string{"/bin/busybox": cluster.Busybox().Probe}, cluster.ImageOptions{})
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nomad-patterns/nomad-patterns/e2e/cluster"
 	"github.com/nomad-patterns/nomad-patterns/e2e/demo/graceful"
+	"github.com/nomad-patterns/nomad-patterns/e2e/demo/progress"
 	"github.com/nomad-patterns/nomad-patterns/e2e/load"
 )
 
@@ -32,21 +33,21 @@ type outcome struct {
 
 // run is the demo from the first step to the clean-up.
 func run(ctx context.Context, cfg config, out io.Writer) (err error) {
-	p := newProgress(out)
-	p.say("This demo runs a web service three times, with different drivers, and updates,")
-	p.say("restarts, drains and stops it under load. It counts the requests that are lost.")
+	p := progress.New(out)
+	p.Say("This demo runs a web service three times, with different drivers, and updates,")
+	p.Say("restarts, drains and stops it under load. It counts the requests that are lost.")
 
 	c, binaries, err := prepare(ctx, cfg, p)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		p.say("stopping the cluster and removing all that belongs to it")
+		p.Say("stopping the cluster and removing all that belongs to it")
 		if e := c.Stop(); e != nil {
 			err = errors.Join(err, fmt.Errorf("stop the cluster: %w", e))
 			return
 		}
-		p.say("done, nothing is left running")
+		p.Say("done, nothing is left running")
 	}()
 	driver, err := chooseDriver(ctx, cfg, c, p)
 	if err != nil {
@@ -77,15 +78,15 @@ func run(ctx context.Context, cfg config, out io.Writer) (err error) {
 		Content:    content,
 	}
 
-	p.say("Consul UI: %s", c.ConsulUI())
-	p.say("to look at it meanwhile, in another terminal:")
-	p.say("    export NOMAD_ADDR=%s CONSUL_HTTP_ADDR=%s", c.NomadAddr(), c.ConsulAddr())
-	p.say("    %s job status %s", binaries.Nomad, serviceName)
+	p.Say("Consul UI: %s", c.ConsulUI())
+	p.Say("to look at it meanwhile, in another terminal:")
+	p.Say("    export NOMAD_ADDR=%s CONSUL_HTTP_ADDR=%s", c.NomadAddr(), c.ConsulAddr())
+	p.Say("    %s job status %s", binaries.Nomad, serviceName)
 
 	var outcomes []outcome
 	for i, variant := range variants() {
-		p.say("")
-		p.say("[%d/%d] %s (%s)", i+1, len(variants()), variant, driver)
+		p.Say("")
+		p.Say("[%d/%d] %s (%s)", i+1, len(variants()), variant, driver)
 		opts.Variant = variant
 		o, err := show(ctx, cfg, c, opts, p)
 		if err != nil {
@@ -121,9 +122,9 @@ func run(ctx context.Context, cfg config, out io.Writer) (err error) {
 }
 
 // show runs one variant through all phases.
-func show(ctx context.Context, cfg config, c *cluster.Cluster, opts graceful.Options, p *progress) (o outcome, err error) {
+func show(ctx context.Context, cfg config, c *cluster.Cluster, opts graceful.Options, p *progress.Progress) (o outcome, err error) {
 	o.variant = opts.Variant
-	p.say("deploying %d instances", opts.Count)
+	p.Say("deploying %d instances", opts.Count)
 	s, err := graceful.Deploy(ctx, c.Nomad(), c.Consul(), opts)
 	if err != nil {
 		return o, err
@@ -137,7 +138,7 @@ func show(ctx context.Context, cfg config, c *cluster.Cluster, opts graceful.Opt
 		return o, err
 	}
 	defer func() { o.Result = g.Stop() }()
-	p.say("load: %.0f pages a second of %s (%d bytes) and %.0f downloads of 2 s begun a second; addresses from Consul are kept for %s",
+	p.Say("load: %.0f pages a second of %s (%d bytes) and %.0f downloads of 2 s begun a second; addresses from Consul are kept for %s",
 		cfg.rate, opts.Content.File, opts.Content.Bytes(), cfg.downloads, load.DefaultRefresh)
 
 	node := c.Nodes()[0]
@@ -161,12 +162,12 @@ func show(ctx context.Context, cfg config, c *cluster.Cluster, opts graceful.Opt
 		}
 		begin := time.Now()
 		g.Phase(step.phase)
-		p.say("%s", step.says)
+		p.Say("%s", step.says)
 		if err := step.do(); err != nil {
 			return o, err
 		}
 		seen, _ := g.Snapshot().Phase(step.phase)
-		p.say("    took %.1fs, %d requests, %s", time.Since(begin).Seconds(), seen.Requests, lost(seen.Stats))
+		p.Say("    took %.1fs, %d requests, %s", time.Since(begin).Seconds(), seen.Requests, lost(seen.Stats))
 	}
 	return o, nil
 }
@@ -198,8 +199,8 @@ func restarted(ctx context.Context, s *graceful.Service) (string, error) {
 }
 
 // linger runs the service with the lifecycle driver until the user has seen enough.
-func linger(ctx context.Context, c *cluster.Cluster, opts graceful.Options, p *progress) error {
-	p.say("deploying the service once more, with the lifecycle driver, to look at")
+func linger(ctx context.Context, c *cluster.Cluster, opts graceful.Options, p *progress.Progress) error {
+	p.Say("deploying the service once more, with the lifecycle driver, to look at")
 	s, err := graceful.Deploy(ctx, c.Nomad(), c.Consul(), opts)
 	if err != nil {
 		return err
@@ -209,9 +210,9 @@ func linger(ctx context.Context, c *cluster.Cluster, opts graceful.Options, p *p
 		return err
 	}
 	for _, a := range allocs {
-		p.say("    allocation %s on %s", a.ID, a.NodeName)
+		p.Say("    allocation %s on %s", a.ID, a.NodeName)
 	}
-	p.say("the cluster runs until Ctrl-C")
+	p.Say("the cluster runs until Ctrl-C")
 	<-ctx.Done()
 	return nil
 }

@@ -1,4 +1,5 @@
-package main
+// Package progress writes what a demo does, with times.
+package progress
 
 import (
 	"bytes"
@@ -8,8 +9,8 @@ import (
 	"time"
 )
 
-// progress writes whole lines, each with the time since the demo began.
-type progress struct {
+// Progress writes whole lines, each with the time since the demo began.
+type Progress struct {
 	begin time.Time
 
 	mu   sync.Mutex
@@ -17,15 +18,16 @@ type progress struct {
 	rest []byte // of a line that is not complete yet
 }
 
-func newProgress(out io.Writer) *progress { return &progress{begin: time.Now(), out: out} }
+// New begins now.
+func New(out io.Writer) *Progress { return &Progress{begin: time.Now(), out: out} }
 
-// say writes a line.
-func (p *progress) say(format string, args ...any) {
+// Say writes a line.
+func (p *Progress) Say(format string, args ...any) {
 	fmt.Fprintf(p, format+"\n", args...)
 }
 
 // Write makes lines out of what the parts of the cluster report.
-func (p *progress) Write(b []byte) (int, error) {
+func (p *Progress) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.rest = append(p.rest, b...)
