@@ -22,6 +22,7 @@ import (
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 	"github.com/shoenig/test/must"
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/nomad-patterns/nomad-patterns/e2e/cluster"
@@ -31,7 +32,7 @@ import (
 )
 
 // patience bounds one test.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // scene is a queue "q" with a broker, and directories for inputs and outputs.
 type scene struct {
@@ -44,15 +45,14 @@ type scene struct {
 	in, out string
 }
 
-func newScene(t *testing.T, c *cluster.Consul, bin, prefix string, stage queue.Stage) *scene {
+func newScene(t *testing.T, c *cluster.Consul, bin string, cfg rig.BrokerConfig, stage queue.Stage) *scene {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	s := &scene{t: t, ctx: ctx, consul: c, binary: filepath.Join(bin, "worker"), in: t.TempDir(), out: t.TempDir()}
 	var err error
-	s.broker, err = rig.NewBroker(rig.BrokerConfig{
-		Consul: c, Binary: filepath.Join(bin, "queue"), ID: "b", Prefix: prefix, Agent: c.ServerAddr(0), Plain: true,
-	})
+	cfg.Consul, cfg.Binary, cfg.ID, cfg.Agent = c, filepath.Join(bin, "queue"), "b", c.ServerAddr(0)
+	s.broker, err = rig.NewBroker(cfg)
 	must.NoError(t, err)
 	must.NoError(t, s.broker.Start())
 	t.Cleanup(func() { must.NoError(t, s.broker.Close()) })
@@ -191,6 +191,8 @@ const (
 	quick   = `cat "$WQ_INPUT" >"$WQ_OUTPUT"; echo " quick" >>"$WQ_OUTPUT"`
 )
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
 func TestWorker(t *testing.T) {
 	bin := t.TempDir()
 	for _, pkg := range []string{"agents/queue", "agents/worker"} {
@@ -211,12 +213,74 @@ func TestWorker(t *testing.T) {
 		{"gives back", queue.Stage{MaxFailed: 1, MaxLost: 1}, givesBack},
 		{"prestop hook", queue.Stage{MaxFailed: 1, MaxLost: 1}, prestop},
 		{"disk full", queue.Stage{MaxFailed: 1}, diskFull},
+		{"publish", queue.Stage{MaxFailed: 1, MaxLost: 1}, publish},
+		{"secure", queue.Stage{}, secure},
+		{"consul away", queue.Stage{MaxFailed: 1}, consulAway},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			c.run(newScene(t, consul, bin, fmt.Sprintf("w%d", i), c.stage))
+			c.run(newScene(t, consul, bin, rig.BrokerConfig{Prefix: fmt.Sprintf("w%d", i), Plain: c.name != "consul away"}, c.stage))
 		})
 	}
+}
+
+// While Consul is away for a minute nothing is promised, and nobody is left waiting. The
+// worker goes on with what it has, and its item is done when Consul is back.
+func consulAway(s *scene) {
+	id := s.put("x")
+	s.worker("first", s.onGo("done"))
+	first := s.until(id, s.working("first"))
+	impatient, err := queue.NewClient(queue.ClientConfig{Addresses: []string{s.broker.Address()}, Patience: time.Second})
+	must.NoError(s.t, err)
+	defer impatient.Close()
+	s.broker.Consul().Drop()
+	s.let()
+	n := 0
+	for begin := time.Now(); time.Since(begin) < time.Minute; n++ {
+		ctx, cancel := context.WithTimeout(s.ctx, 20*time.Second)
+		_, err := impatient.Enqueue(ctx, "q", []queue.Item{{Input: "x", Key: fmt.Sprint(n)}})
+		must.Error(s.t, err)
+		must.NoError(s.t, ctx.Err(), must.Sprint("nobody has answered"))
+		cancel()
+	}
+	must.Greater(s.t, 3, n)
+	must.Eq(s.t, "", s.published("x"))
+	s.broker.Consul().Pass()
+	done := s.until(id, func(st queue.ItemStatus) bool { return st.State == "done" && s.published("x") == "done\n" })
+	must.Eq(s.t, first.Claim, done.Claim)
+	for i := range n {
+		_, err := s.Enqueue(s.ctx, "q", []queue.Item{{Input: "x", Key: fmt.Sprint(i)}})
+		must.NoError(s.t, err)
+	}
+	st, err := s.Status(s.ctx, "q")
+	must.NoError(s.t, err)
+	must.Eq(s.t, n+1, int(st.Enqueued))
+}
+
+// An output that could not be moved to its place is published by hand.
+func publish(s *scene) {
+	place := filepath.Join(s.out, "dir")
+	must.NoError(s.t, os.WriteFile(place, nil, 0o600)) // where a directory has to be
+	id := s.put("x")
+	w := s.worker("first", quick, "-name=dir/{path}")
+	s.until(id, func(st queue.ItemStatus) bool { return st.State == "done" && w.Says("publish or remove the output") })
+	must.NoError(s.t, w.Close())
+	must.NoError(s.t, os.Remove(place))
+	command := func(queue string) (string, error) {
+		out, err := exec.CommandContext(s.ctx, s.binary, "publish", "-queue="+queue, "-queue-addr="+s.broker.Address(), "-output="+s.out).CombinedOutput()
+		return string(out), err
+	}
+	said, err := command("nope")
+	must.Error(s.t, err)
+	must.StrContains(s.t, said, `queue "nope"`)
+	must.Eq(s.t, "", s.published("dir/x"))
+	said, err = command("q")
+	must.NoError(s.t, err, must.Sprint(said))
+	must.Eq(s.t, "1 published, 0 removed\n", said)
+	must.Eq(s.t, "x quick\n", s.published("dir/x"))
+	said, err = command("q")
+	must.NoError(s.t, err)
+	must.Eq(s.t, "0 published, 0 removed\n", said)
 }
 
 // The item of a worker that is killed is done by another one.

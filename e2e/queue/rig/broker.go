@@ -2,6 +2,7 @@ package rig
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -27,6 +28,10 @@ type BrokerConfig struct {
 	Management string
 	// Plain leaves the proxies out.
 	Plain bool
+	// TLS is how it is reached, if it speaks TLS. It has to be plain.
+	TLS *tls.Config
+	// Flags are further ones.
+	Flags []string
 }
 
 // Broker is a broker in a process, with a proxy between it and Consul and another one
@@ -78,7 +83,7 @@ func (b *Broker) command() *exec.Cmd {
 	if b.cfg.Management != "" {
 		args = append(args, "-management", b.cfg.Management)
 	}
-	cmd := exec.Command(b.cfg.Binary, args...)
+	cmd := exec.Command(b.cfg.Binary, append(args, b.cfg.Flags...)...)
 	cmd.Env = append(os.Environ(), b.cfg.Consul.Env(consul)...)
 	cmd.Env = append(cmd.Env, b.cfg.Consul.Mark("broker"))
 	return cmd
@@ -93,7 +98,12 @@ func (b *Broker) Address() string {
 }
 
 // Direct is where it listens itself.
-func (b *Broker) Direct() string { return "http://" + b.addr }
+func (b *Broker) Direct() string {
+	if b.cfg.TLS != nil {
+		return "https://" + b.addr
+	}
+	return "http://" + b.addr
+}
 
 // Consul is the proxy between the broker and Consul.
 func (b *Broker) Consul() *proxy.Proxy { return b.consul }
@@ -103,7 +113,7 @@ func (b *Broker) Front() *proxy.Proxy { return b.front }
 
 // AwaitReady waits until the broker says that it is well.
 func (b *Broker) AwaitReady(ctx context.Context) error {
-	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: b.cfg.TLS}}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
