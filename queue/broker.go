@@ -40,7 +40,10 @@ type BrokerConfig struct {
 	// Service is the Consul service that carries the check that the broker lives.
 	// Default "queue-broker".
 	Service string
-	Logger  hclog.Logger
+	// OnCommit is told of each transaction with Consul: how long it took, how many keys it
+	// wrote, and why it failed. It must not block. Optional.
+	OnCommit func(took time.Duration, keys int, err error)
+	Logger   hclog.Logger
 }
 
 // Broker takes part in the election of a leader for each shard of each queue, and serves
@@ -297,7 +300,9 @@ func (b *Broker) join(q *brokerQueue, number int, cfg Config) {
 		log := b.log.With("queue", q.name, "shard", number)
 		for ctx.Err() == nil {
 			err = sh.cand.Run(ctx, func(ctx context.Context, l *election.Leadership) error {
-				return sh.lead(ctx, newTerm(l, b.client, b.dataKey(q.name, number), log), q.name, number)
+				t := newTerm(l, b.client, b.dataKey(q.name, number), log)
+				t.onCommit = b.cfg.OnCommit
+				return sh.lead(ctx, t, q.name, number)
 			})
 			if ctx.Err() == nil && sh.cand.Err() != nil {
 				log.Error("no candidate any more", "error", err)

@@ -402,6 +402,13 @@ func (c *Client) Redrive(ctx context.Context, queue string, ids []ID) (int, erro
 	return out.Items, err
 }
 
+// Recurring lists what is enqueued again and again, in the order of the names.
+func (c *Client) Recurring(ctx context.Context, queue string) ([]Schedule, error) {
+	var out Schedules
+	err := c.call(ctx, always, http.MethodGet, queuePath(queue, "/recurring"), nil, &out)
+	return out.Recurring, err
+}
+
 // SetRecurring adds or changes an item that is enqueued again and again.
 func (c *Client) SetRecurring(ctx context.Context, queue string, r Recurring) error {
 	return c.call(ctx, always, http.MethodPut, queuePath(queue, "/recurring/"+url.PathEscape(r.Name)), r, nil)

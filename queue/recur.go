@@ -17,6 +17,17 @@ type Recurring struct {
 	Item  Item     `json:"item"`
 }
 
+// Schedule is a Recurring with the next time; zero: it never comes again.
+type Schedule struct {
+	Recurring
+	Next time.Time `json:"next,omitzero"`
+}
+
+// Schedules is a list of them.
+type Schedules struct {
+	Recurring []Schedule `json:"recurring"`
+}
+
 // recurring is a Recurring with its next time. What was missed, because nobody led the
 // queue, is made up for once.
 type recurring struct {

@@ -324,6 +324,23 @@ func (b *Broker) DeleteRecurring(ctx context.Context, queue string, shard int, n
 	return b.recurring(ctx, queue, shard, name, nil)
 }
 
+// Recurring lists what is enqueued again and again in a shard, in the order of the names.
+func (b *Broker) Recurring(ctx context.Context, queue string, shard int) ([]Schedule, error) {
+	t, err := b.term(queue, shard)
+	if err != nil {
+		return nil, err
+	}
+	out := []Schedule{}
+	err = t.do(ctx, 0, func(s *shardState) outcome {
+		for _, r := range s.recurs {
+			out = append(out, Schedule{r.Recurring, r.Next})
+		}
+		return done
+	})
+	slices.SortFunc(out, func(a, b Schedule) int { return cmp.Compare(a.Name, b.Name) })
+	return out, err
+}
+
 func (b *Broker) recurring(ctx context.Context, queue string, shard int, name string, r *recurring) error {
 	t, err := b.term(queue, shard)
 	if err != nil {

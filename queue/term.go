@@ -51,6 +51,7 @@ type term struct {
 	config   chan Config
 	clock    func() int64 // milliseconds
 	over     chan struct{}
+	onCommit func(took time.Duration, keys int, err error) // nil: nobody is told
 
 	s         *shardState
 	headIndex uint64
@@ -376,18 +377,28 @@ func (t *term) commit(ctx context.Context, ops []op) commitDone {
 	}
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
+	began := time.Now()
 	ok, resp, _, err := t.client.Txn().Txn(txn, (&api.QueryOptions{}).WithContext(ctx))
+	done := t.committed(len(fence), ok, resp, err)
+	if t.onCommit != nil {
+		t.onCommit(time.Since(began), len(ops), done.err)
+	}
+	return done
+}
+
+// committed says what Consul's answer to a transaction means.
+func (t *term) committed(fence int, ok bool, resp *api.TxnResponse, err error) commitDone {
 	switch {
 	case err != nil:
 		return commitDone{err: fmt.Errorf("%w: %w", errReload, err)}
-	case !ok && len(resp.Errors) > 0 && resp.Errors[0].OpIndex < len(fence):
+	case !ok && len(resp.Errors) > 0 && resp.Errors[0].OpIndex < fence:
 		return commitDone{err: fmt.Errorf("%w: %s", election.ErrNotLeader, resp.Errors[0].What)}
 	case !ok && len(resp.Errors) > 0:
 		return commitDone{err: fmt.Errorf("%w: operation %d was refused: %s", errReload, resp.Errors[0].OpIndex, resp.Errors[0].What)}
-	case !ok || len(resp.Results) <= len(fence) || resp.Results[len(fence)].KV == nil:
+	case !ok || len(resp.Results) <= fence || resp.Results[fence].KV == nil:
 		return commitDone{err: fmt.Errorf("%w: consul's answer has no results", errReload)}
 	}
-	return commitDone{index: resp.Results[len(fence)].KV.ModifyIndex}
+	return commitDone{index: resp.Results[fence].KV.ModifyIndex}
 }
 
 // loadTimeout bounds a read of a part of a shard.

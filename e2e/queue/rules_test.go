@@ -119,6 +119,11 @@ func cancelled(s *scene) {
 func recurring(s *scene) {
 	r := queue.Recurring{Name: "r", Every: seconds(1), Item: queue.Item{Input: "again"}}
 	must.NoError(s.t, s.SetRecurring(s.ctx, "q", 0, r))
+	list, err := s.Recurring(s.ctx, "q", 0)
+	must.NoError(s.t, err)
+	must.Len(s.t, 1, list)
+	must.Eq(s.t, r, list[0].Recurring)
+	must.False(s.t, list[0].Next.IsZero())
 	for range 2 {
 		got := s.claimOne("w")
 		must.Eq(s.t, "again", s.item(got).Input)

@@ -82,6 +82,9 @@ func everythingKept(s *scene) {
 	must.NoError(s.t, s.SetRecurring(s.ctx, "q", 0, queue.Recurring{Name: "r", Cron: "0 0 1 1 *", Item: queue.Item{Input: "yearly"}}))
 	must.NoError(s.t, s.Set(s.ctx, "q", 0, queue.Pause))
 	before := s.status()
+	schedules, err := s.Recurring(s.ctx, "q", 0)
+	must.NoError(s.t, err)
+	must.Len(s.t, 1, schedules)
 	states := func() (all []queue.ItemStatus) {
 		for _, id := range ids {
 			st, err := s.Item(s.ctx, "q", id)
@@ -97,6 +100,9 @@ func everythingKept(s *scene) {
 	before.Workers[0].LeaseMS, after.Workers[0].LeaseMS = 0, 0
 	must.Eq(s.t, before, after)
 	must.Eq(s.t, was, states())
+	kept, err := s.Recurring(s.ctx, "q", 0)
+	must.NoError(s.t, err)
+	must.Eq(s.t, schedules, kept)
 	dead, err := s.Dead(s.ctx, "q", 0, 0, 10)
 	must.NoError(s.t, err)
 	must.Eq(s.t, "why", dead[0].Reason)

@@ -79,6 +79,8 @@ func runAgent(ctx context.Context, cfg *config.Agent, log hclog.Logger, reload f
 	if err != nil {
 		return fmt.Errorf("use consul: %w", err)
 	}
+	commits := server.NewCommits()
+	cfg.Broker.OnCommit = commits.Observe
 	if broker, err = queue.NewBroker(cfg.Broker); err != nil {
 		return err
 	}
@@ -97,7 +99,7 @@ func runAgent(ctx context.Context, cfg *config.Agent, log hclog.Logger, reload f
 		return errors.Join(err, closeNow(broker))
 	}
 	defer srv.Close()
-	for _, c := range srv.Collectors() {
+	for _, c := range append(srv.Collectors(), commits.Collectors()...) {
 		if err := a.Metrics().Register(c); err != nil {
 			return errors.Join(fmt.Errorf("register metrics: %w", err), closeNow(broker))
 		}

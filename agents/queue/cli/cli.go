@@ -36,7 +36,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	p := &program{Program: &agent.Program{Name: "queue", Out: stdout, Err: stderr}, in: stdin}
 	return p.Main(args,
 		agentRunner().Command(p.Program),
-		p.create(), p.put(), p.ls(), p.status(), p.watch(), p.wait(), p.dead(), p.redrive(),
+		p.create(), p.put(), p.ls(), p.status(), p.watch(), p.wait(), p.dead(), p.redrive(), p.recurring(),
 		p.flag(queue.Pause, "Hand nothing out", "Makes a queue hand nothing out until \"queue resume\". Work that has begun goes on."),
 		p.flag(queue.Resume, "Hand items out again", "Ends a pause."),
 		p.flag(queue.Seal, "Accept nothing more", "Makes a queue accept nothing more, for good, so that \"queue wait\" and workers know when all is done."),

@@ -123,6 +123,19 @@ func TestCommands(t *testing.T) {
 		{name: "ls", args: []string{"ls"}, out: `QUEUE  STATE  ITEMS  READY  DELAYED  WAITING  IN FLIGHT  DONE  DEAD  OLDEST  WORKERS
 docs   open   7      7      0        0        0          0     0     1.5s    0
 `},
+		{name: "recurring, none", args: []string{"recurring", "docs"}, out: "nothing is enqueued again and again\n"},
+		{name: "recurring by cron", args: []string{"recurring", "-cron=30 3 * * *", "docs", "nightly", "/n"}, out: "docs: nightly set\n"},
+		{name: "recurring by time", args: []string{"recurring", "-every=10m", "-attr=k=v", "docs", "often", "/o"}, out: "docs: often set\n"},
+		{name: "recurring by nothing", args: []string{"recurring", "docs", "often", "/o"}, code: 1, err: "queue: give either -cron or -every\n"},
+		{name: "recurring by both", args: []string{"recurring", "-cron=* * * * *", "-every=1s", "docs", "often", "/o"}, code: 1, err: "queue: give either -cron or -every\n"},
+		{name: "recurring what", args: []string{"recurring", "-every=1s", "docs", "often"}, code: 1, err: "queue: give a queue and a name and an input, and nothing else\n"},
+		{name: "recurring list", args: []string{"recurring", "docs"}, out: `NAME     WHEN         NEXT (UTC)  STAGE  INPUT
+nightly  30 3 * * *   never       -      /n
+often    every 10m0s  never       -      /o
+`},
+		{name: "recurring as JSON", args: []string{"recurring", "-json", "docs"}, out: `{"name":"nightly","cron":"30 3 * * *","item":{"input":"/n"}}` + "\n" + `{"name":"often","every":"10m0s","item":{"input":"/o","attrs":{"k":"v"}}}` + "\n"},
+		{name: "recurring ended", args: []string{"recurring", "-delete", "docs", "often"}, out: "docs: often deleted\n"},
+		{name: "recurring ended twice", args: []string{"recurring", "-delete", "docs", "often"}, code: 2, err: "queue: queue \"docs\": name: there is no recurring item \"often\"\n"},
 		{name: "pause", args: []string{"pause", "docs"}, out: "docs: paused\n"},
 		{name: "status", args: []string{"status", "docs"}, out: `Queue         docs
 State         paused
@@ -274,7 +287,7 @@ func TestHelp(t *testing.T) {
 	code, out, _ := run("", "-help")
 	must.Eq(t, 0, code)
 	for _, name := range []string{
-		"agent", "cancel", "create", "dead", "delete", "ls", "pause", "purge", "put", "redrive", "resume", "seal", "status", "version", "wait", "watch",
+		"agent", "cancel", "create", "dead", "delete", "ls", "pause", "purge", "put", "recurring", "redrive", "resume", "seal", "status", "version", "wait", "watch",
 	} {
 		must.StrContains(t, out, "    "+name+" ")
 		code, help, err := run("", name, "-help")

@@ -9,6 +9,7 @@
 //	queue wait     waits until all is done
 //	queue dead     lists dead letters
 //	queue redrive  tries dead letters again
+//	queue recurring  shows or changes what is enqueued again and again
 //	queue pause, resume, seal, purge, cancel, delete
 //	queue version
 //

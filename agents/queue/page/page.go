@@ -50,6 +50,9 @@ type Queue struct {
 	Letters []queue.DeadLetter // only on its own page: the first dead ones
 	More    bool               // there are more of them
 	Error   string             // why they cannot be shown
+	// Schedules are only on its own page as well.
+	Schedules     []queue.Schedule
+	ScheduleError string
 }
 
 // Pages has the templates.

@@ -30,6 +30,10 @@ func sample() Queue {
 			Item: json.RawMessage(`{"input":"/docs/<b>.txt"}`),
 		}},
 		More: true,
+		Schedules: []queue.Schedule{
+			{Recurring: queue.Recurring{Name: "nightly", Cron: "30 3 * * *", Item: queue.Item{Input: "/n"}}, Next: time.Date(2026, 11, 26, 3, 30, 0, 0, time.UTC)},
+			{Recurring: queue.Recurring{Name: "often", Every: queue.Duration(time.Minute)}},
+		},
 	}
 }
 
@@ -38,7 +42,7 @@ func TestPages(t *testing.T) {
 	must.NoError(t, err)
 	b := Broker{Address: "10.0.0.1:4050", At: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC), Trouble: "consul is away"}
 	failed := sample()
-	failed.Letters, failed.Error = nil, "no leader"
+	failed.Letters, failed.Error, failed.ScheduleError = nil, "no leader", "nobody"
 	for name, c := range map[string]struct {
 		write func(w *bytes.Buffer) error
 		want  []string
@@ -49,12 +53,12 @@ func TestPages(t *testing.T) {
 		"no queues": {func(w *bytes.Buffer) error { return p.Index(w, b, nil) }, []string{"There are no queues yet"}},
 		"queue": {func(w *bytes.Buffer) error { return p.Queue(w, b, sample()) }, []string{
 			"1\u2009234\u2009567", "0-17", "&lt;script&gt;", "/docs/&lt;b&gt;.txt", "0.25/s", "merges 3", "w-1", "14.5 s",
-			"10.0.0.1:4050", "not counted: it has no leader at the moment", "These are the first of 2",
+			"10.0.0.1:4050", "not counted: it has no leader at the moment", "These are the first of 2", "30 3 * * *", "2026-11-26 03:30:00", "every 1m0s", "never",
 		}},
 		"new queue": {func(w *bytes.Buffer) error {
 			return p.Queue(w, Broker{}, Queue{Overview: queue.Overview{Status: queue.Status{Stages: []queue.StageStatus{{Name: "work"}}}}})
 		}, []string{"None has items", "None.", "–"}},
-		"dead letters that cannot be read": {func(w *bytes.Buffer) error { return p.Queue(w, b, failed) }, []string{"They cannot be listed: no leader"}},
+		"dead letters that cannot be read": {func(w *bytes.Buffer) error { return p.Queue(w, b, failed) }, []string{"They cannot be listed: no leader", "again and again cannot be listed: nobody"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var w bytes.Buffer

@@ -13,6 +13,7 @@
 //	GET    /v1/queues/{queue}/dead           items that were given up
 //	POST   /v1/queues/{queue}/dead/redrive   try them again
 //	POST   /v1/queues/{queue}/pause, resume, seal, purge
+//	GET    /v1/queues/{queue}/recurring
 //	PUT    /v1/queues/{queue}/recurring/{name}, DELETE
 //	GET    /v1/queues/{queue}/wait           wait until all is done
 //	GET    /, /queues/{queue}                the same for people

@@ -1,10 +1,12 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
@@ -243,6 +245,36 @@ func (s *Server) redrive(r *request) error {
 		total.Error = err.Error()
 	}
 	return r.answer(total)
+}
+
+// recurring lists what is enqueued again and again.
+func (s *Server) recurring(r *request) error {
+	ks, err := s.shards(r)
+	if err != nil {
+		return err
+	}
+	all, err := s.schedules(r, ks)
+	if err != nil {
+		return err
+	}
+	return r.answer(all)
+}
+
+// schedules reads those of shards, in the order of the names.
+func (s *Server) schedules(r *request, ks []int) (queue.Schedules, error) {
+	parts, err := onShards(len(ks), func(i int) (queue.Schedules, error) {
+		e := errand{method: http.MethodGet, path: withShard("/recurring", ks[i]), again: true}
+		return onShard(s, r, e, func(ctx context.Context) (out queue.Schedules, err error) {
+			out.Recurring, err = s.broker.Recurring(ctx, r.queue, ks[i])
+			return out, err
+		})
+	})
+	all := queue.Schedules{Recurring: []queue.Schedule{}}
+	for _, p := range parts {
+		all.Recurring = append(all.Recurring, p.Recurring...)
+	}
+	slices.SortFunc(all.Recurring, func(a, b queue.Schedule) int { return cmp.Compare(a.Name, b.Name) })
+	return all, err
 }
 
 // setRecurring adds or changes an item that is enqueued again and again. It lies where its

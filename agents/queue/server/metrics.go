@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -28,6 +30,36 @@ func newCounts() counts {
 		}, []string{"action", "verdict"}),
 	}
 }
+
+// Commits counts and times the transactions with Consul.
+type Commits struct {
+	took *prometheus.HistogramVec
+	keys prometheus.Counter
+}
+
+// NewCommits begins at zero.
+func NewCommits() *Commits {
+	return &Commits{
+		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "queue_broker_commit_seconds", Help: "Time of a transaction with Consul, by whether it was carried out.",
+			Buckets: []float64{0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5},
+		}, []string{"ok"}),
+		keys: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "queue_broker_commit_keys_total", Help: "Keys that were written or deleted in transactions that were carried out.",
+		}),
+	}
+}
+
+// Observe is for queue.BrokerConfig.
+func (c *Commits) Observe(took time.Duration, keys int, err error) {
+	c.took.WithLabelValues(strconv.FormatBool(err == nil)).Observe(took.Seconds())
+	if err == nil {
+		c.keys.Add(float64(keys))
+	}
+}
+
+// Collectors returns the metrics.
+func (c *Commits) Collectors() []prometheus.Collector { return []prometheus.Collector{c.took, c.keys} }
 
 // ack counts a verdict.
 func (c *counts) ack(action queue.Action, v queue.Verdict) {

@@ -41,8 +41,9 @@ func (s *Server) queuePage(w http.ResponseWriter, hr *http.Request) {
 		return
 	}
 	q := page.Queue{Overview: all[0], Rates: s.history.rates(name)}
+	r := &request{Request: hr, w: w, queue: name}
+	q.Schedules, q.ScheduleError = s.shownSchedules(r, q.Shards)
 	if q.Dead > 0 {
-		r := &request{Request: hr, w: w, queue: name}
 		dead, err := s.deadLetters(r, q.Config.Shards, queue.ID{}, shownDead)
 		q.Letters, q.More = dead.Dead, q.Dead > len(dead.Dead)
 		if err != nil {
@@ -51,6 +52,24 @@ func (s *Server) queuePage(w http.ResponseWriter, hr *http.Request) {
 	}
 	var b bytes.Buffer
 	s.writePage(w, &b, s.pages.Queue(&b, s.about(), q))
+}
+
+// shownSchedules reads those of the shards that have answered before, so that nobody waits
+// for the others once more.
+func (s *Server) shownSchedules(r *request, shards []queue.ShardStatus) (list []queue.Schedule, trouble string) {
+	var ks []int
+	for _, sh := range shards {
+		if sh.Error == "" {
+			ks = append(ks, sh.Shard)
+		} else {
+			trouble = sh.Error
+		}
+	}
+	all, err := s.schedules(r, ks)
+	if err != nil {
+		trouble = err.Error()
+	}
+	return all.Recurring, trouble
 }
 
 // writePage sends what was written without a mistake.

@@ -47,6 +47,7 @@ type Broker interface {
 	Set(ctx context.Context, name string, shard int, f queue.Flag) error
 	SetRecurring(ctx context.Context, name string, shard int, r queue.Recurring) error
 	DeleteRecurring(ctx context.Context, name string, shard int, recurring string) error
+	Recurring(ctx context.Context, name string, shard int) ([]queue.Schedule, error)
 	Dead(ctx context.Context, name string, shard int, after uint64, most int) ([]queue.DeadLetter, error)
 	Redrive(ctx context.Context, name string, shard int, ids []queue.ID) (int, error)
 	Item(ctx context.Context, name string, id queue.ID) (queue.ItemStatus, error)
@@ -156,6 +157,7 @@ func (s *Server) Routes(handle func(pattern string, h http.Handler)) {
 		handle("POST "+q+"/"+string(f), s.named(s.setting(f)))
 	}
 	handle("POST "+q+"/purge", s.named(s.purge))
+	handle("GET "+q+"/recurring", s.named(s.recurring))
 	handle("PUT "+q+"/recurring/{name}", s.named(s.setRecurring))
 	handle("DELETE "+q+"/recurring/{name}", s.named(s.deleteRecurring))
 	handle("GET "+q+"/wait", s.named(s.wait))

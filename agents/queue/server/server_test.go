@@ -73,8 +73,10 @@ func TestContract(t *testing.T) {
 		{"redrive all", "POST", "/v1/queues/a/dead/redrive", `{}`, 200, `{"items":0}`},
 
 		{"recurring", "PUT", "/v1/queues/a/recurring/r", `{"every":"1h","item":{"input":"/r"}}`, 200, `{}`},
+		{"recurring, a list", "GET", "/v1/queues/a/recurring", "", 200, `{"recurring":[{"name":"r","every":"1h0m0s","item":{"input":"/r"}}]}`},
 		{"recurring, other name", "PUT", "/v1/queues/a/recurring/r", `{"name":"s"}`, 400, `{"error":"\"s\" is not the name in the URL, \"r\"","field":"name"}`},
 		{"recurring no more", "DELETE", "/v1/queues/a/recurring/r", "", 200, `{}`},
+		{"recurring, none", "GET", "/v1/queues/a/recurring", "", 200, `{"recurring":[]}`},
 		{"recurring what", "DELETE", "/v1/queues/a/recurring/r", "", 404, `{"error":"there is no recurring item \"r\"","field":"name"}`},
 
 		{"not empty", "GET", "/v1/queues/a/wait?state=empty&timeout=1ms", "", 200, `{"reached":false}`},

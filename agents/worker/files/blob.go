@@ -256,6 +256,9 @@ func (p *blobPlace) remove(ctx context.Context, k key) error {
 // removeRun is never called: attempts work in the work directory.
 func (p *blobPlace) removeRun(key) error { return nil }
 
+// touchRun is never called either.
+func (p *blobPlace) touchRun(key) error { return nil }
+
 // find knows only outputs that are one object: others may not be whole.
 func (p *blobPlace) find(ctx context.Context, k key) (found finding, err error) {
 	err = p.do(ctx, "look for a published output", func(ctx context.Context, b *blob.Bucket, moved func()) error {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -122,6 +123,15 @@ func (p *dirPlace) remove(_ context.Context, k key) error {
 }
 
 func (p *dirPlace) removeRun(k key) error { return os.RemoveAll(p.dir(k) + running) }
+
+func (p *dirPlace) touchRun(k key) error {
+	now := time.Now()
+	err := os.Chtimes(p.dir(k)+running, now, now)
+	if errors.Is(err, fs.ErrNotExist) { // it has ended meanwhile
+		return nil
+	}
+	return err
+}
 
 func (p *dirPlace) list(context.Context) ([]kept, error) {
 	entries, err := os.ReadDir(p.attempts)

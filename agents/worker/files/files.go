@@ -101,6 +101,8 @@ type place interface {
 	// remove removes a kept output, removeRun what an attempt has had to work with.
 	remove(ctx context.Context, k key) error
 	removeRun(k key) error
+	// touchRun makes it look new.
+	touchRun(k key) error
 	list(ctx context.Context) ([]kept, error)
 	probe(ctx context.Context) error
 }

@@ -12,7 +12,8 @@ import (
 const (
 	// maxSweep bounds what one sweep looks at.
 	maxSweep = 1000
-	// runAge is how old the directory of an attempt at work has to be to be looked at.
+	// runAge is how old the directory of an attempt at work has to be to be looked at. Its
+	// worker makes it look new whenever it sweeps, so that others do not ask about it.
 	runAge = time.Minute
 )
 
@@ -60,6 +61,13 @@ func (f *Files) Sweep(ctx context.Context, s Sweep) (Swept, error) {
 		now = s.Now()
 	}
 	var errs []error
+	for _, k := range all {
+		if k.run && s.Mine(k.key.id, k.key.claim) {
+			if err := f.place.touchRun(k.key); err != nil {
+				errs = append(errs, fmt.Errorf("attempt %s: %w", k.key, err))
+			}
+		}
+	}
 	looked := 0
 	for _, k := range all {
 		age := s.Age

@@ -71,16 +71,15 @@ func (b *Broker) DeleteRecurring(_ context.Context, name string, k int, recurrin
 	})
 }
 
-// Recurring tells the shards that keep one.
-func (c *Cluster) Recurring(name, recurring string) (ks []int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for k, s := range c.queues[name].shards {
-		if _, there := s.recurring[recurring]; there {
-			ks = append(ks, k)
+// Recurring lists them. They are never due.
+func (b *Broker) Recurring(_ context.Context, name string, k int) (out []queue.Schedule, err error) {
+	err = b.look(name, k, func(s *shard) error {
+		for _, name := range slices.Sorted(maps.Keys(s.recurring)) {
+			out = append(out, queue.Schedule{Recurring: s.recurring[name]})
 		}
-	}
-	return ks
+		return nil
+	})
+	return out, err
 }
 
 // Dead lists dead letters.
