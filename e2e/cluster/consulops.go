@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+	"time"
 
 	consulapi "github.com/hashicorp/consul/api"
 )
@@ -122,7 +123,10 @@ func (c *Consul) Leader(ctx context.Context) (leader int, err error) {
 			if c.ServerPID(i) == 0 {
 				continue
 			}
-			address, err := c.consulLeader(ctx, p.http)
+			// One that is frozen must not use up the time of the others.
+			one, cancel := context.WithTimeout(ctx, time.Second)
+			address, err := c.consulLeader(one, p.http)
+			cancel()
 			if err != nil {
 				lastErr = err
 				continue

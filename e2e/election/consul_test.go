@@ -63,6 +63,7 @@ func consulLeaderFrozen(s *scene, mode election.Mode) {
 	i, err := s.consul.Leader(s.ctx)
 	must.NoError(s.t, err)
 	must.NoError(s.t, s.consul.PauseServer(i))
+	s.t.Cleanup(func() { must.NoError(s.t, s.consul.ResumeServer(i)) }) // for the tests that follow
 	other, err := s.consul.Leader(s.ctx)
 	for ; err == nil && other == i; other, err = s.consul.Leader(s.ctx) {
 		time.Sleep(50 * time.Millisecond) // nothing announces it

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/consul/api"
 	"github.com/nomad-patterns/nomad-patterns/e2e/cluster"
 	"github.com/nomad-patterns/nomad-patterns/e2e/cluster/clustertest"
 	"github.com/nomad-patterns/nomad-patterns/e2e/election/journal"
@@ -120,7 +121,7 @@ func (s *scene) listed(id string) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		kv, _, err := s.consul.Server(0).KV().Get(s.prefix()+"/candidate/"+id, nil)
+		kv, _, err := s.consul.Server(0).KV().Get(s.prefix()+"/candidate/"+id, (&api.QueryOptions{}).WithContext(s.ctx))
 		must.NoError(s.t, err)
 		if kv != nil && kv.Session != "" {
 			return
