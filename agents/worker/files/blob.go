@@ -151,6 +151,12 @@ func write(ctx context.Context, b *blob.Bucket, key string, from io.Reader) erro
 }
 
 func (p *blobPlace) keep(ctx context.Context, k key, name, from string) error {
+	if info, err := os.Lstat(from); err == nil && info.IsDir() {
+		// As for makeNew: what is there is of a queue that was deleted.
+		if err := p.remove(ctx, k); err != nil {
+			return err
+		}
+	}
 	files := 0
 	err := p.do(ctx, "keep the output", func(ctx context.Context, b *blob.Bucket, moved func()) error {
 		return filepath.WalkDir(from, func(file string, d fs.DirEntry, err error) error {

@@ -72,10 +72,10 @@ func (p *dirPlace) nameOf(k key) (string, error) {
 	return name, nil
 }
 
-func (p *dirPlace) publish(_ context.Context, k key) error {
+func (p *dirPlace) publish(ctx context.Context, k key) error {
 	name, err := p.nameOf(k)
 	if err == nil && name != "" {
-		err = move(p.url(k, name), filepath.Join(p.root, name))
+		err = p.move(ctx, p.url(k, name), name)
 	}
 	if err != nil {
 		return down(fmt.Errorf("publish the output: %w", err))
@@ -83,24 +83,31 @@ func (p *dirPlace) publish(_ context.Context, k key) error {
 	return os.RemoveAll(p.dir(k))
 }
 
-// move gives a file or directory another name, at which there may be something. What was
-// there is removed, or stays under the old name.
-func move(from, to string) error {
+// move gives an output its name. What was published there before is replaced.
+func (p *dirPlace) move(ctx context.Context, from, name string) error {
+	to := filepath.Join(p.root, name)
+	info, err := os.Lstat(from)
+	if err == nil && !info.IsDir() {
+		err = rename(from, to)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil // somebody else has done it
+	case err == nil && !info.IsDir():
+		return nil
+	case err == nil || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EISDIR):
+		return p.replace(ctx, from, name)
+	}
+	return err
+}
+
+// rename makes the directories that are missing. An error that is fs.ErrNotExist says that
+// there is nothing under the old name.
+func rename(from, to string) error {
 	err := os.Rename(from, to)
 	if errors.Is(err, fs.ErrNotExist) {
-		if _, gone := os.Lstat(from); errors.Is(gone, fs.ErrNotExist) {
-			return nil // somebody else has done it
-		}
 		if err = os.MkdirAll(filepath.Dir(to), dirMode); err == nil {
 			err = os.Rename(from, to)
-		}
-	}
-	for _, no := range []error{unix.EEXIST, unix.ENOTEMPTY, unix.EISDIR, unix.ENOTDIR} {
-		if errors.Is(err, no) { // directories are not replaced
-			if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_EXCHANGE); err != nil {
-				return fmt.Errorf("put it in the place of %s: %w", to, err)
-			}
-			return nil
 		}
 	}
 	return err
@@ -133,7 +140,10 @@ func (p *dirPlace) touchRun(k key) error {
 	return err
 }
 
-func (p *dirPlace) list(context.Context) ([]kept, error) {
+func (p *dirPlace) list(ctx context.Context) ([]kept, error) {
+	if err := p.completeAll(ctx); err != nil {
+		return nil, down(fmt.Errorf("publish what others have left: %w", err))
+	}
 	entries, err := os.ReadDir(p.attempts)
 	if err != nil {
 		return nil, down(err)

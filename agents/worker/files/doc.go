@@ -31,6 +31,8 @@
 //   - A published file is whole: it is moved to its name by one rename, or written by one
 //     request to a blob store. An output that is a directory is moved by one rename too, in
 //     a blob store file by file.
+//   - A directory with things in it that is no output, because there are outputs of other
+//     items in it for example, is never replaced. See replace.go.
 //   - Publishing twice is publishing once.
 //   - What is published after an ack survives the loss of power: the file and the
 //     directory of step two are synced before the ack. The last rename is not synced; if it
@@ -48,6 +50,8 @@
 //     which no worker may be running.
 //   - Two items can have outputs of the same name, if their inputs have. The later one
 //     replaces the earlier one. Put {id} into the name where that must not be.
+//   - A blob store has no directories: an output that is one adds its files to what is
+//     under its name, and replaces those of the same names.
 //   - Side effects of a program elsewhere are its own business; $WQ_CLAIM tells attempts
 //     apart.
 package files

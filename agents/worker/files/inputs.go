@@ -166,7 +166,11 @@ func (f *Files) pin(from, to string) error {
 	if err := f.usable(from); err != nil {
 		return err
 	}
-	if err := linkTree(from, to); err != nil {
+	real, err := filepath.EvalSymlinks(from) // a hard link to a symbolic one would lead nowhere
+	if err == nil {
+		err = linkTree(real, to)
+	}
+	if err != nil {
 		return down(fmt.Errorf("input: %w", err))
 	}
 	return nil
