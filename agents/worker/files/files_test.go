@@ -471,7 +471,7 @@ func TestEmptyDir(t *testing.T) {
 
 	s := newStore(t)
 	f = open(t, Config{InputDirs: []string{in}, Output: "s3://b/out" + s.query})
-	for name, make := range map[string]func(dir string) error{
+	for name, below := range map[string]func(dir string) error{
 		"empty":       func(string) error { return nil },
 		"empty below": func(dir string) error { return os.MkdirAll(filepath.Join(dir, "sub/deep"), 0o700) },
 		"a link":      func(dir string) error { return os.Symlink(filepath.Join(in, "a/x"), filepath.Join(dir, "link")) },
@@ -480,7 +480,7 @@ func TestEmptyDir(t *testing.T) {
 			a := at(1, "a/x")
 			w, err := f.Begin(t.Context(), a)
 			must.NoError(t, err)
-			must.NoError(t, make(fill(t, a.Output, nil)))
+			must.NoError(t, below(fill(t, a.Output, nil)))
 			_, err = w.Finish(t.Context())
 			must.ErrorIs(t, err, ErrNoOutput)
 			must.ErrorContains(t, err, "the directory is empty, which a blob store cannot keep")

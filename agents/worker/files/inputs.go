@@ -166,9 +166,9 @@ func (f *Files) pin(from, to string) error {
 	if err := f.usable(from); err != nil {
 		return err
 	}
-	real, err := filepath.EvalSymlinks(from) // a hard link to a symbolic one would lead nowhere
+	target, err := filepath.EvalSymlinks(from) // a hard link to a symbolic one would lead nowhere
 	if err == nil {
-		err = linkTree(real, to)
+		err = linkTree(target, to)
 	}
 	if err != nil {
 		return down(fmt.Errorf("input: %w", err))

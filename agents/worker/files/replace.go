@@ -215,7 +215,7 @@ func (p *dirPlace) lock(ctx context.Context) (unlock func(), err error) {
 	tick := time.NewTicker(lockEvery)
 	defer tick.Stop()
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a descriptor is small
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			return func() { _ = f.Close() }, nil // it was only read
 		}

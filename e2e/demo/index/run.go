@@ -227,7 +227,7 @@ func (d *demo) watch(ctx context.Context) error {
 		if done != last {
 			last, moved = done, time.Now()
 		}
-		words := int(st.Stages[0].Done) //nolint:gosec // a few thousand
+		words := int(st.Stages[0].Done)
 		switch {
 		case killed == "" && words*5 >= d.total:
 			killed, killedAt = leader(st), time.Now()
@@ -257,7 +257,7 @@ func (d *demo) watch(ctx context.Context) error {
 // bar is the state of the queue in a line.
 func (d *demo) bar(st queue.Overview) string {
 	var b strings.Builder
-	full := int(st.Stages[0].Done) * width / d.total //nolint:gosec // a few thousand
+	full := int(st.Stages[0].Done) * width / d.total
 	fmt.Fprintf(&b, "[%s%s]", strings.Repeat("#", min(full, width)), strings.Repeat(".", max(width-full, 0)))
 	for _, s := range st.Stages {
 		fmt.Fprintf(&b, "  %s: %d done, %d to do", s.Name, s.Done, s.Ready+s.Delayed+s.Waiting+s.InFlight)
