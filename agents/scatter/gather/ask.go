@@ -1,0 +1,344 @@
+package gather
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Headers of requests to leaves.
+const (
+	// TimeoutHeader is how long the answer is waited for: "250ms".
+	TimeoutHeader = "Scatter-Timeout"
+	// AttemptHeader is 2 or more if another leaf was, or perhaps was, asked before.
+	AttemptHeader = "Scatter-Attempt"
+)
+
+// maxTries bounds the leaves of a shard that are asked after a failure.
+const maxTries = 3
+
+// answer is that of a leaf. It is freed when it was merged.
+type answer struct {
+	leaf   *leaf
+	header http.Header
+	body   []byte
+	buf    *bytes.Buffer // nil: none to be given back
+	free   func()
+}
+
+// buffers hold answers of up to small bytes.
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// try is one attempt to ask.
+type try struct {
+	leaf   *leaf
+	number int
+	answer *answer
+	reason Reason
+	detail string
+	refuse *Refusal
+	sent   bool // the leaf may have been asked
+}
+
+// ask asks the replicas of a shard, and tells what has come of it.
+func (f *flight) ask(s *shard) {
+	r := f.best(s)
+	select {
+	case f.results <- r:
+	case <-f.ctx.Done():
+		select {
+		case f.results <- r: // both can be; who gathers may be waiting for this
+		default:
+			if r.answer != nil {
+				r.answer.free()
+			}
+		}
+	}
+}
+
+// best is what a shard answers.
+func (f *flight) best(s *shard) result {
+	first := s.pick(nil, f.hedge)
+	if f.hedge == 0 || len(s.replicas) == 1 {
+		return f.persist(s, []*leaf{first})
+	}
+	return f.race(s, first)
+}
+
+// persist asks one leaf after the other, as long as the budget has retries.
+func (f *flight) persist(s *shard, asked []*leaf) result {
+	for n := len(asked); ; n++ {
+		t := f.try(f.ctx, asked[len(asked)-1], n)
+		if t.answer != nil {
+			return result{shard: s, answer: t.answer}
+		}
+		next := f.next(s, asked, &t)
+		if next == nil {
+			return result{shard: s, reason: t.reason, detail: t.detail, refuse: t.refuse}
+		}
+		asked = append(asked, next)
+	}
+}
+
+// next is another leaf to be asked after a failure; nil: there is none, or none may be.
+func (f *flight) next(s *shard, asked []*leaf, t *try) *leaf {
+	if f.ctx.Err() != nil || t.refuse != nil || t.reason == TooLarge || len(asked) >= maxTries || t.sent && !f.req.Again {
+		return nil
+	}
+	next := s.pick(asked, f.hedge)
+	if next == nil {
+		return nil
+	}
+	if !f.g.retries.spend() {
+		f.g.counts.retryDenied.Add(1)
+		return nil
+	}
+	f.g.counts.retried.Add(1)
+	return next
+}
+
+// Who has answered first in a race.
+const (
+	nobody = iota
+	theFirst
+	theSecond
+)
+
+// race asks a leaf, and another one if the first does not answer in time. The answer that
+// comes first is taken, and the other leaf is told to stop.
+func (f *flight) race(s *shard, first *leaf) result {
+	ctx, cancel := context.WithCancel(f.ctx)
+	defer cancel()
+	ctx2, cancel2 := context.WithCancel(f.ctx)
+	defer cancel2()
+	var winner atomic.Int32
+	second := make(chan try, 1)
+	f.g.work.Add(1)
+	timer := time.AfterFunc(f.hedge, func() {
+		defer f.g.work.Done()
+		other := f.second(s, first)
+		if other == nil {
+			second <- try{}
+			return
+		}
+		t := f.try(ctx2, other, 2)
+		if t.answer != nil {
+			if winner.CompareAndSwap(nobody, theSecond) {
+				cancel()
+			} else {
+				t.answer.free()
+				t.answer = nil
+			}
+		}
+		second <- t
+	})
+	t := f.try(ctx, first, 1)
+	if t.answer != nil && winner.CompareAndSwap(nobody, theFirst) {
+		if timer.Stop() {
+			f.g.work.Done()
+		}
+		return result{shard: s, answer: t.answer}
+	}
+	asked := []*leaf{first}
+	if timer.Stop() {
+		f.g.work.Done()
+	} else {
+		o := <-second // it ends with f.ctx
+		if o.answer != nil {
+			if t.answer != nil {
+				t.answer.free()
+			}
+			f.g.counts.hedgeWon.Add(1)
+			return result{shard: s, answer: o.answer}
+		}
+		if o.leaf != nil {
+			asked = append(asked, o.leaf)
+		}
+	}
+	if next := f.next(s, asked, &t); next != nil {
+		return f.persist(s, append(asked, next))
+	}
+	return result{shard: s, reason: t.reason, detail: t.detail, refuse: t.refuse}
+}
+
+// second is the leaf that helps out; nil: there is none, or the budget is used up.
+func (f *flight) second(s *shard, first *leaf) *leaf {
+	if f.ctx.Err() != nil {
+		return nil
+	}
+	other := s.pick([]*leaf{first}, f.hedge)
+	if other == nil {
+		return nil
+	}
+	if !f.g.hedges.spend() {
+		f.g.counts.hedgeDenied.Add(1)
+		return nil
+	}
+	f.g.counts.hedged.Add(1)
+	return other
+}
+
+// try asks a leaf.
+func (f *flight) try(ctx context.Context, l *leaf, number int) try {
+	t := try{leaf: l, number: number}
+	l.asked.Add(1)
+	l.inFlight.Add(1)
+	defer l.inFlight.Add(-1)
+	began := time.Now()
+	waited, err := f.exchange(ctx, &t)
+	took := time.Since(began) - waited
+	switch {
+	case err == nil && t.reason == "":
+		l.took(took)
+		f.g.latencies.add(took)
+		return t
+	case err == nil:
+		// It has answered, and what is wrong is said already.
+	case errors.Is(f.ctx.Err(), context.DeadlineExceeded) || errors.Is(err, context.DeadlineExceeded):
+		t.reason, t.detail = Timeout, "no answer within "+took.Round(time.Millisecond).String()
+		if took > f.g.latencies.quantile() {
+			f.g.latencies.add(took) // it would have taken longer still
+		}
+		if took < f.g.cfg.Timeout/2 {
+			return t // a client in such a hurry must not have leaves ejected
+		}
+	case ctx.Err() != nil:
+		t.reason = Skipped // the other one has won, or the client has gone
+		if f.ctx.Err() == nil {
+			l.outrun(took)
+		}
+		return t
+	default:
+		t.reason, t.detail = reasonOf(err), err.Error()
+	}
+	if t.refuse == nil && t.reason != TooLarge && l.wrong() {
+		f.g.counts.ejected.Add(1)
+		f.g.log.Warn("leaf is not asked for a while", "service", f.g.cfg.Name, "leaf", l.ID, "address", l.Address, "shard", l.Shard, "reason", t.reason, "detail", t.detail)
+	}
+	return t
+}
+
+// reasonOf says what an error of the transport means.
+func reasonOf(err error) Reason {
+	var op *net.OpError
+	switch {
+	case errors.As(err, &op) && op.Op == "dial":
+		return Refused
+	case errors.As(err, &op), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return Reset
+	}
+	return Garbage
+}
+
+// exchange sends the request to the leaf of a try and reads the answer. Waited is how long
+// the answer has waited for memory.
+func (f *flight) exchange(ctx context.Context, t *try) (waited time.Duration, err error) {
+	u := *f.req.URL
+	u.Scheme, u.Host = "http", t.leaf.Address
+	req := (&http.Request{
+		Method: f.req.Method, URL: &u, Host: t.leaf.Address,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: f.req.Header,
+	}).WithContext(ctx)
+	if len(f.req.Body) > 0 {
+		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(f.req.Body)), int64(len(f.req.Body))
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(f.req.Body)), nil }
+	}
+	if t.number > 1 {
+		req.Header = f.req.Header.Clone()
+		req.Header.Set(AttemptHeader, strconv.Itoa(t.number))
+		req.Header.Set(TimeoutHeader, time.Until(f.deadline).Round(time.Millisecond).String())
+	}
+	resp, err := f.g.cfg.Transport.RoundTrip(req)
+	if err != nil {
+		t.sent = reasonOf(err) != Refused
+		return 0, err
+	}
+	t.sent = true
+	waited, err = f.read(ctx, t, resp)
+	if cerr := resp.Body.Close(); err == nil {
+		err = cerr
+	}
+	return waited, err
+}
+
+// read reads an answer. What is wrong with one that is whole is said in the try.
+func (f *flight) read(ctx context.Context, t *try, resp *http.Response) (waited time.Duration, err error) {
+	if resp.ContentLength > f.g.cfg.MaxPartial {
+		t.reason, t.detail = TooLarge, fmt.Sprintf("%d bytes, and %d are the limit", resp.ContentLength, f.g.cfg.MaxPartial)
+		return 0, nil
+	}
+	a := &answer{leaf: t.leaf, header: resp.Header}
+	began := time.Now()
+	if err := f.g.smalls.Acquire(ctx, 1); err != nil {
+		return 0, err
+	}
+	waited = time.Since(began)
+	a.buf = buffers.Get().(*bytes.Buffer)
+	a.buf.Reset()
+	large := int64(0)
+	a.free = func() {
+		if a.buf != nil {
+			buffers.Put(a.buf)
+		}
+		f.g.smalls.Release(1)
+		f.g.larges.Release(large)
+	}
+	n, err := io.Copy(a.buf, io.LimitReader(resp.Body, small))
+	if err == nil && n == small {
+		began := time.Now()
+		rest := f.g.cfg.MaxPartial
+		if resp.ContentLength > 0 {
+			rest = resp.ContentLength
+		}
+		if err = f.g.larges.Acquire(ctx, rest); err == nil {
+			large = rest
+			waited += time.Since(began)
+			a.body, err = readRest(a.buf.Bytes(), resp, f.g.cfg.MaxPartial)
+		}
+	} else {
+		a.body = a.buf.Bytes()
+	}
+	switch {
+	case errors.Is(err, errTooLarge):
+		t.reason, t.detail = TooLarge, fmt.Sprintf("more than %d bytes", f.g.cfg.MaxPartial)
+		err = nil
+	case err != nil:
+	case resp.StatusCode >= 200 && resp.StatusCode < 300:
+		t.answer = a
+		return waited, nil
+	default:
+		t.reason, t.detail = Status, resp.Status
+		if resp.StatusCode >= 400 && resp.StatusCode < 500 && resp.StatusCode != http.StatusTooManyRequests {
+			t.refuse = &Refusal{Status: resp.StatusCode, Header: resp.Header, Body: bytes.Clone(a.body[:min(len(a.body), small)])}
+		}
+	}
+	a.free()
+	return waited, err
+}
+
+// errTooLarge says that an answer has more bytes than it may.
+var errTooLarge = errors.New("the answer is too large")
+
+// readRest reads what comes after the first bytes.
+func readRest(first []byte, resp *http.Response, most int64) ([]byte, error) {
+	if resp.ContentLength > 0 {
+		body := make([]byte, resp.ContentLength)
+		n := copy(body, first)
+		_, err := io.ReadFull(resp.Body, body[n:])
+		return body, err
+	}
+	buf := bytes.NewBuffer(bytes.Clone(first))
+	n, err := io.Copy(buf, io.LimitReader(resp.Body, most-int64(len(first))+1))
+	if err == nil && n > most-int64(len(first)) {
+		err = errTooLarge
+	}
+	return buf.Bytes(), err
+}

@@ -1,0 +1,241 @@
+package gather
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/nomad-patterns/nomad-patterns/agents/scatter/merge"
+)
+
+// Request is what all shards are asked.
+type Request struct {
+	Method string
+	// URL has the path and the query.
+	URL *url.URL
+	// Header is what leaves are sent. It is not changed, and must not be changed by others.
+	Header http.Header
+	Body   []byte
+	// Again is whether a leaf may be asked twice, or two replicas both. Otherwise only
+	// what was certainly not asked is asked elsewhere.
+	Again bool
+	// Timeout is how long it may take. 0: the default.
+	Timeout time.Duration
+	// MinCoverage is the share of leaves that has to be in the answer. 0: the default.
+	MinCoverage float64
+}
+
+// ShortError says that too little has answered.
+type ShortError struct {
+	Coverage Coverage
+	Want     float64
+	// Answer is what a leaf said that refused the request: a status from 400 to 499, if no
+	// leaf has accepted it.
+	Answer *Refusal
+}
+
+// Refusal is the answer of a leaf that refuses a request.
+type Refusal struct {
+	Status int
+	Header http.Header
+	Body   []byte
+}
+
+func (e *ShortError) Error() string {
+	text := fmt.Sprintf("%d of %d leaves have answered, and %v of them are asked for", e.Coverage.OK, e.Coverage.Total, e.Want)
+	for i, m := range e.Coverage.Missing {
+		if i == 3 {
+			return text + fmt.Sprintf("; and %d more", len(e.Coverage.Missing)-i)
+		}
+		text += fmt.Sprintf("; %s: %s", m.Shard, m.Reason)
+		if m.Detail != "" {
+			text += " (" + m.Detail + ")"
+		}
+	}
+	return text
+}
+
+// ErrShed says that there are too many requests.
+var ErrShed = errors.New("too many requests at a time")
+
+// result is what has become of a shard.
+type result struct {
+	shard  *shard
+	answer *answer // nil: it is missing
+	reason Reason
+	detail string
+	refuse *Refusal
+}
+
+// flight is a request under way.
+type flight struct {
+	g        *Group
+	req      *Request
+	ctx      context.Context // ends when leaves need not answer any more
+	deadline time.Time       // of leaves
+	results  chan result
+	hedge    time.Duration // when others are asked; 0: never
+}
+
+// Gather asks all shards and merges what they answer. The coverage is that of what was
+// merged. An error is ErrNoLeaves, ErrShed, a *ShortError, an error of the merge, or that
+// of ctx; then the merge has been aborted.
+//
+// Begin is called when at least one leaf has been found to ask.
+func (g *Group) Gather(ctx context.Context, req *Request, begin func(ctx context.Context, shards int) (merge.Merge, error)) (Coverage, error) {
+	g.counts.requests.Add(1)
+	if !g.slots.TryAcquire(1) {
+		g.counts.shed.Add(1)
+		return Coverage{}, ErrShed
+	}
+	defer g.slots.Release(1)
+	shards := *g.shards.Load()
+	if len(shards) == 0 {
+		return Coverage{}, fmt.Errorf("service %q: %w", g.cfg.Name, ErrNoLeaves)
+	}
+	timeout := g.cfg.Timeout
+	if req.Timeout > 0 {
+		timeout = min(req.Timeout, g.cfg.MaxTimeout)
+	}
+	now := time.Now()
+	ctx, cancel := context.WithDeadline(ctx, now.Add(timeout))
+	defer cancel()
+	m, err := begin(ctx, len(shards))
+	if err != nil {
+		return Coverage{}, err
+	}
+	c, err := g.gather(ctx, req, shards, now, timeout, m)
+	if err == nil {
+		err = m.Finish()
+	} else {
+		m.Abort()
+	}
+	return c, err
+}
+
+// gather asks and adds.
+func (g *Group) gather(ctx context.Context, req *Request, shards []*shard, now time.Time, timeout time.Duration, m merge.Merge) (Coverage, error) {
+	want := g.cfg.MinCoverage
+	if req.MinCoverage > 0 {
+		want = req.MinCoverage
+	}
+	f := &flight{
+		g: g, req: req, results: make(chan result),
+		deadline: now.Add(timeout - time.Duration(g.cfg.Reserve*float64(timeout))),
+	}
+	asking, stop := context.WithDeadline(ctx, f.deadline)
+	defer stop()
+	f.ctx = asking
+	if req.Again && g.cfg.HedgeQuantile > 0 {
+		f.hedge = g.latencies.quantile()
+	}
+	g.hedges.earn(len(shards))
+	g.retries.earn(len(shards))
+	g.counts.asked.Add(uint64(len(shards)))
+	g.work.Add(len(shards))
+	for _, s := range shards {
+		go func() {
+			defer g.work.Done()
+			f.ask(s)
+		}()
+	}
+	t := newTally(shards)
+	var enough <-chan time.Time // when others are not waited for any more
+	for t.left() > 0 {
+		select {
+		case r := <-f.results:
+			if err := t.take(r, m); err != nil {
+				return t.coverage(Skipped), err
+			}
+			if enough == nil && want < 1 && t.left() > 0 && t.share() >= want {
+				wait := time.NewTimer(time.Duration(g.cfg.Wait * float64(time.Until(f.deadline))))
+				defer wait.Stop()
+				enough = wait.C
+			}
+			continue
+		case <-enough:
+			return t.coverage(Skipped), nil
+		case <-asking.Done():
+		}
+		break
+	}
+	if err := ctx.Err(); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return t.coverage(Skipped), context.Cause(ctx) // the client has gone
+	}
+	c := t.coverage(Timeout)
+	if c.Share() < want {
+		g.counts.short.Add(1)
+		short := &ShortError{Coverage: c, Want: want}
+		if c.OK == 0 {
+			short.Answer = t.refusal
+		}
+		return c, short
+	}
+	return c, nil
+}
+
+// tally counts what has come of shards.
+type tally struct {
+	shards  []*shard
+	weights map[*shard]int // of those that have not answered
+	c       Coverage
+	total   int // leaves of all shards, as far as they are known
+	refusal *Refusal
+}
+
+func newTally(shards []*shard) *tally {
+	t := &tally{shards: shards, weights: make(map[*shard]int, len(shards))}
+	for _, s := range shards {
+		n := s.leaves()
+		t.weights[s] = n
+		t.total += n
+	}
+	return t
+}
+
+func (t *tally) left() int { return len(t.weights) }
+
+func (t *tally) share() float64 { return float64(t.c.OK) / float64(t.total) }
+
+// take adds what a shard has answered. An error is one of the merge.
+func (t *tally) take(r result, m merge.Merge) error {
+	weight := t.weights[r.shard]
+	delete(t.weights, r.shard)
+	if r.answer != nil {
+		defer r.answer.free()
+		err := m.Add(merge.Partial{Shard: r.shard.name, Header: r.answer.header, Body: r.answer.body})
+		switch {
+		case err == nil:
+			ok, total := below(r.answer.header)
+			r.answer.leaf.leaves.Store(int64(total))
+			t.c.OK += ok
+			t.total += total - weight
+			if ok < total {
+				t.c.Missing = append(t.c.Missing, Missing{Shard: r.shard.name, Reason: Below, Detail: r.answer.header.Get(MissingHeader)})
+			}
+			return nil
+		case !errors.Is(err, merge.ErrGarbage):
+			return err
+		}
+		r.reason, r.detail = Garbage, err.Error()
+	}
+	t.c.Missing = append(t.c.Missing, Missing{Shard: r.shard.name, Reason: r.reason, Detail: r.detail})
+	if t.refusal == nil {
+		t.refusal = r.refuse
+	}
+	return nil
+}
+
+// coverage is that of what was taken; all others are missing for this reason.
+func (t *tally) coverage(others Reason) Coverage {
+	c := t.c
+	c.Total = t.total
+	for s := range t.weights {
+		c.Missing = append(c.Missing, Missing{Shard: s.name, Reason: others})
+	}
+	sortMissing(c.Missing)
+	return c
+}
