@@ -315,7 +315,7 @@ func (f *flight) read(ctx context.Context, t *try, resp *http.Response) (waited 
 		t.answer = a
 		return waited, nil
 	default:
-		t.reason, t.detail = Status, resp.Status
+		t.reason, t.detail = BadStatus, resp.Status
 		if resp.StatusCode >= 400 && resp.StatusCode < 500 && resp.StatusCode != http.StatusTooManyRequests {
 			t.refuse = &Refusal{Status: resp.StatusCode, Header: resp.Header, Body: bytes.Clone(a.body[:min(len(a.body), small)])}
 		}

@@ -24,14 +24,14 @@ type Reason string
 
 // The reasons.
 const (
-	Timeout  Reason = "timeout"  // no answer within the deadline
-	Refused  Reason = "refused"  // no connection
-	Reset    Reason = "reset"    // the connection ended before the answer did
-	Status   Reason = "status"   // an answer with a status that says it failed
-	Garbage  Reason = "garbage"  // an answer that is none of HTTP, or none that the merge takes
-	TooLarge Reason = "toolarge" // an answer of more than the limit
-	Skipped  Reason = "skipped"  // not waited for: the coverage was enough
-	Below    Reason = "below"    // it is a parent, and something below it is missing
+	Timeout   Reason = "timeout"  // no answer within the deadline
+	Refused   Reason = "refused"  // no connection
+	Reset     Reason = "reset"    // the connection ended before the answer did
+	BadStatus Reason = "status"   // an answer with a status that says it failed
+	Garbage   Reason = "garbage"  // an answer that is none of HTTP, or none that the merge takes
+	TooLarge  Reason = "toolarge" // an answer of more than the limit
+	Skipped   Reason = "skipped"  // not waited for: the coverage was enough
+	Below     Reason = "below"    // it is a parent, and something below it is missing
 )
 
 // Missing is a shard that is missing.
@@ -48,6 +48,8 @@ type Coverage struct {
 	Total int `json:"total"`
 	// Missing are shards that are not in the answer, or not whole.
 	Missing []Missing `json:"missing,omitempty"`
+
+	merged map[string]int // leaves of shards that were merged
 }
 
 // Share is OK of Total; 1 if there is nothing.

@@ -16,7 +16,7 @@ type Request struct {
 	Method string
 	// URL has the path and the query.
 	URL *url.URL
-	// Header is what leaves are sent. It is not changed, and must not be changed by others.
+	// Header is what leaves are sent. TimeoutHeader is added to it.
 	Header http.Header
 	Body   []byte
 	// Again is whether a leaf may be asked twice, or two replicas both. Otherwise only
@@ -108,26 +108,57 @@ func (g *Group) Gather(ctx context.Context, req *Request, begin func(ctx context
 		return Coverage{}, err
 	}
 	c, err := g.gather(ctx, req, shards, now, timeout, m)
-	if err == nil {
-		err = m.Finish()
-	} else {
+	if err != nil {
 		m.Abort()
+		return c, err
 	}
-	return c, err
+	if err := m.Finish(); err != nil {
+		return c, err
+	}
+	bad, is := m.(interface{ Garbage() []string })
+	if !is || len(bad.Garbage()) == 0 {
+		return c, nil
+	}
+	// Only now it is known what could not be merged.
+	for _, name := range bad.Garbage() {
+		c.Missing = append(c.Missing, Missing{Shard: name, Reason: Garbage})
+		c.OK -= c.merged[name]
+		delete(c.merged, name)
+	}
+	sortMissing(c.Missing)
+	return c, g.enough(c, req)
+}
+
+// enough is a *ShortError if the coverage is less than asked for.
+func (g *Group) enough(c Coverage, req *Request) error {
+	want := g.wanted(req)
+	if c.Share() >= want {
+		return nil
+	}
+	g.counts.short.Add(1)
+	return &ShortError{Coverage: c, Want: want}
+}
+
+func (g *Group) wanted(req *Request) float64 {
+	if req.MinCoverage > 0 {
+		return req.MinCoverage
+	}
+	return g.cfg.MinCoverage
 }
 
 // gather asks and adds.
 func (g *Group) gather(ctx context.Context, req *Request, shards []*shard, now time.Time, timeout time.Duration, m merge.Merge) (Coverage, error) {
-	want := g.cfg.MinCoverage
-	if req.MinCoverage > 0 {
-		want = req.MinCoverage
-	}
+	want := g.wanted(req)
 	f := &flight{
 		g: g, req: req, results: make(chan result),
 		deadline: now.Add(timeout - time.Duration(g.cfg.Reserve*float64(timeout))),
 	}
 	asking, stop := context.WithDeadline(ctx, f.deadline)
 	defer stop()
+	if req.Header == nil {
+		req.Header = http.Header{}
+	}
+	req.Header.Set(TimeoutHeader, f.deadline.Sub(now).Round(time.Millisecond).String())
 	f.ctx = asking
 	if req.Again && g.cfg.HedgeQuantile > 0 {
 		f.hedge = g.latencies.quantile()
@@ -166,20 +197,16 @@ func (g *Group) gather(ctx context.Context, req *Request, shards []*shard, now t
 		return t.coverage(Skipped), context.Cause(ctx) // the client has gone
 	}
 	c := t.coverage(Timeout)
-	if c.Share() < want {
-		g.counts.short.Add(1)
-		short := &ShortError{Coverage: c, Want: want}
-		if c.OK == 0 {
-			short.Answer = t.refusal
-		}
-		return c, short
+	err := g.enough(c, req)
+	var short *ShortError
+	if errors.As(err, &short) && c.OK == 0 {
+		short.Answer = t.refusal
 	}
-	return c, nil
+	return c, err
 }
 
 // tally counts what has come of shards.
 type tally struct {
-	shards  []*shard
 	weights map[*shard]int // of those that have not answered
 	c       Coverage
 	total   int // leaves of all shards, as far as they are known
@@ -187,7 +214,7 @@ type tally struct {
 }
 
 func newTally(shards []*shard) *tally {
-	t := &tally{shards: shards, weights: make(map[*shard]int, len(shards))}
+	t := &tally{weights: make(map[*shard]int, len(shards)), c: Coverage{merged: make(map[string]int, len(shards))}}
 	for _, s := range shards {
 		n := s.leaves()
 		t.weights[s] = n
@@ -212,6 +239,7 @@ func (t *tally) take(r result, m merge.Merge) error {
 			ok, total := below(r.answer.header)
 			r.answer.leaf.leaves.Store(int64(total))
 			t.c.OK += ok
+			t.c.merged[r.shard.name] = ok
 			t.total += total - weight
 			if ok < total {
 				t.c.Missing = append(t.c.Missing, Missing{Shard: r.shard.name, Reason: Below, Detail: r.answer.header.Get(MissingHeader)})

@@ -73,7 +73,7 @@ func TestBudget(t *testing.T) {
 
 func TestHeaders(t *testing.T) {
 	h := http.Header{}
-	c := Coverage{OK: 3, Total: 6, Missing: []Missing{{Shard: "10", Reason: Timeout}, {Shard: "9", Reason: Refused}, {Shard: "a b\"", Reason: Status}}}
+	c := Coverage{OK: 3, Total: 6, Missing: []Missing{{Shard: "10", Reason: Timeout}, {Shard: "9", Reason: Refused}, {Shard: "a b\"", Reason: BadStatus}}}
 	sortMissing(c.Missing)
 	c.Set(h)
 	must.Eq(t, "ok=3, total=6", h.Get(CoverageHeader))
