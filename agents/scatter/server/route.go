@@ -292,7 +292,11 @@ func (o *output) Header() http.Header { return o.w.Header() }
 func (o *output) Write(b []byte) (int, error) {
 	if o.stream {
 		o.begun = true
-		return o.w.Write(b)
+		n, err := o.w.Write(b)
+		if err == nil { // the next may be long in coming
+			err = http.NewResponseController(o.w).Flush()
+		}
+		return n, err
 	}
 	if int64(o.buf.Len()+len(b)) > o.most {
 		return 0, fmt.Errorf("%w: %d bytes are the limit; let the route stream", errTooLarge, o.most)
