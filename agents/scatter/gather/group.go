@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -111,7 +110,7 @@ func (c Config) withDefaults() (Config, error) {
 type Group struct {
 	cfg     Config
 	log     hclog.Logger
-	own     *http.Transport // nil: the transport is the caller's
+	own     *transport // nil: the transport is the caller's
 	shards  atomic.Pointer[[]*shard]
 	changed chan struct{} // closed when there are leaves for the first time
 
@@ -159,21 +158,12 @@ func New(cfg Config) (*Group, error) {
 	return g, nil
 }
 
-// newTransport is a transport to leaves.
-func newTransport() *http.Transport {
-	dialer := &net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}
-	return &http.Transport{
-		DialContext: dialer.DialContext, MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second,
-		DisableCompression: true, MaxResponseHeaderBytes: 64 << 10,
-	}
-}
-
 // Close waits until nothing is asked any more, and gives the connections back. Requests
 // have to be ended by their contexts.
 func (g *Group) Close() {
 	g.work.Wait()
 	if g.own != nil {
-		g.own.CloseIdleConnections()
+		g.own.retain(nil)
 	}
 }
 
@@ -217,6 +207,13 @@ func (g *Group) Update(list []Leaf) {
 	first := len(g.leaves) == 0 && len(leaves) > 0
 	g.leaves = leaves
 	g.shards.Store(&shards)
+	if g.own != nil {
+		addresses := make(map[string]bool, len(leaves))
+		for _, l := range leaves {
+			addresses[l.Address] = true
+		}
+		g.own.retain(addresses)
+	}
 	if first {
 		close(g.changed)
 	}
