@@ -82,7 +82,7 @@ func BenchmarkFanOut(b *testing.B) {
 				all = append(all, gather.Leaf{ID: fmt.Sprint(i), Address: l, Shard: fmt.Sprint(i)})
 			}
 			group.Update(all)
-			run(b, &route{RouteConfig: RouteConfig{Group: group, Merger: lines{}, MaxAnswer: DefaultMaxAnswer, MaxDepth: 8}, self: "me"})
+			run(b, &route{RouteConfig: RouteConfig{Group: group, Merger: lines{}, MaxAnswer: DefaultMaxAnswer, MaxDepth: 8}, self: "me", metrics: newMetrics()})
 		})
 	}
 }

@@ -34,10 +34,9 @@ const (
 
 // RouteConfig says what is asked of whom.
 type RouteConfig struct {
-	// Pattern is one of http.ServeMux: "GET /search".
-	Pattern string
-	Group   *gather.Group
-	Merger  merge.Merger
+	Name   string
+	Group  *gather.Group
+	Merger merge.Merger
 	// Idempotent: a leaf may be asked twice whatever the method is.
 	Idempotent bool
 	// Stream: the answer begins with the first partial answer. What is missing then shows
@@ -52,7 +51,8 @@ type RouteConfig struct {
 // route serves requests.
 type route struct {
 	RouteConfig
-	self string // name in the path
+	self    string // name in the path
+	metrics *metrics
 }
 
 // hopByHop are headers that are between two neighbours only (RFC 9110, 7.6.1), and those
@@ -64,8 +64,10 @@ var hopByHop = map[string]bool{
 }
 
 func (rt *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
 	req, err := rt.request(r)
 	if err != nil {
+		rt.metrics.took.WithLabelValues(rt.Name, refused).Observe(time.Since(began).Seconds())
 		rt.fail(w, err)
 		return
 	}
@@ -79,6 +81,7 @@ func (rt *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		m, err = rt.Merger.Begin(ctx, merge.Request{ID: newID(), HTTP: r, Shards: shards}, out)
 		return m, err
 	})
+	rt.metrics.count(rt.Name, time.Since(began), c, err)
 	switch {
 	case err != nil && out.begun:
 		// The status is sent; a client that gets the end of the answer takes it for whole.

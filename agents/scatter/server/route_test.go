@@ -108,7 +108,7 @@ func front(t *testing.T, cfg RouteConfig, g gather.Config, addresses ...string) 
 	if cfg.Merger == nil {
 		cfg.Merger = lines{}
 	}
-	s := httptest.NewServer(&route{RouteConfig: cfg, self: "me"})
+	s := httptest.NewServer(&route{RouteConfig: cfg, self: "me", metrics: newMetrics()})
 	t.Cleanup(group.Close)
 	t.Cleanup(s.Close)
 	return s
@@ -359,7 +359,7 @@ func TestTree(t *testing.T) {
 	must.NoError(t, err)
 	defer group.Close()
 	group.Update([]gather.Leaf{{ID: "l", Address: host(left), Shard: "l"}, {ID: "r", Address: host(right), Shard: "r"}})
-	top := httptest.NewServer(&route{RouteConfig: RouteConfig{Group: group, Merger: lines{}, MaxAnswer: 1000, MaxDepth: 8}, self: "top"})
+	top := httptest.NewServer(&route{RouteConfig: RouteConfig{Group: group, Merger: lines{}, MaxAnswer: 1000, MaxDepth: 8}, self: "top", metrics: newMetrics()})
 	defer top.Close()
 	code, h, body, _ := get(t, top.URL)
 	must.Eq(t, 502, code)

@@ -57,8 +57,9 @@ type Config struct {
 
 // Server is the routes. New starts to watch the catalog; Close ends that.
 type Server struct {
-	cfg    Config
-	routes []*served
+	cfg     Config
+	routes  []*served
+	metrics *metrics
 }
 
 // served is a route with what it needs.
@@ -73,7 +74,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
 	}
-	s := &Server{cfg: cfg}
+	s := &Server{cfg: cfg, metrics: newMetrics()}
 	for _, r := range cfg.Routes {
 		r.Gather.Name, r.Gather.Logger = r.Service, cfg.Logger.With("route", r.Name)
 		g, err := gather.New(r.Gather)
@@ -153,10 +154,10 @@ func (s *Server) Routes(handle func(pattern string, h http.Handler)) {
 	for _, r := range s.routes {
 		handle(r.Pattern, &route{
 			RouteConfig: RouteConfig{
-				Pattern: r.Pattern, Group: r.group, Merger: r.Merger, Idempotent: r.Idempotent, Stream: r.Stream,
+				Name: r.Name, Group: r.group, Merger: r.Merger, Idempotent: r.Idempotent, Stream: r.Stream,
 				MaxAnswer: orDefault(r.MaxAnswer, DefaultMaxAnswer), MaxDepth: orDefault(r.MaxDepth, DefaultMaxDepth),
 			},
-			self: s.cfg.ID,
+			self: s.cfg.ID, metrics: s.metrics,
 		})
 	}
 	handle("GET /v1/routes", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
