@@ -53,6 +53,7 @@ type route struct {
 	RouteConfig
 	self    string // name in the path
 	metrics *metrics
+	shared  *shared // nil: each request is answered by itself
 }
 
 // hopByHop are headers that are between two neighbours only (RFC 9110, 7.6.1), and those
@@ -71,26 +72,74 @@ func (rt *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		rt.fail(w, err)
 		return
 	}
-	out := &output{route: rt, w: w, most: rt.MaxAnswer, stream: rt.Stream}
 	if rt.Stream {
-		w.Header().Set("Trailer", gather.CoverageHeader+", "+gather.MissingHeader)
+		c, err := rt.stream(w, r, req)
+		rt.metrics.count(rt.Name, time.Since(began), c, err)
+		if err != nil {
+			// The status is sent; a client that gets the end of the answer takes it for whole.
+			panic(http.ErrAbortHandler)
+		}
+		return
 	}
+	var a *answered
+	if rt.shared != nil && req.Again {
+		a, err = rt.shared.get(r.Context(), keyOf(r, req), func(ctx context.Context) (*answered, error) { return rt.answer(ctx, r, req) })
+	} else {
+		a, err = rt.answer(r.Context(), r, req)
+	}
+	if err != nil {
+		var c gather.Coverage
+		var short *gather.ShortError
+		if errors.As(err, &short) {
+			c = short.Coverage
+		}
+		rt.metrics.count(rt.Name, time.Since(began), c, err)
+		rt.fail(w, err)
+		return
+	}
+	rt.metrics.count(rt.Name, time.Since(began), a.coverage, nil)
+	a.write(w)
+}
+
+// answer gathers an answer as a whole.
+func (rt *route) answer(ctx context.Context, r *http.Request, req *gather.Request) (*answered, error) {
+	a := &answered{status: http.StatusOK, header: http.Header{}, most: rt.MaxAnswer}
 	var m merge.Merge
-	c, err := rt.Group.Gather(r.Context(), req, func(ctx context.Context, shards int) (merge.Merge, error) {
+	c, err := rt.Group.Gather(ctx, req, func(ctx context.Context, shards int) (merge.Merge, error) {
 		var err error
-		m, err = rt.Merger.Begin(ctx, merge.Request{ID: newID(), HTTP: r, Shards: shards}, out)
+		m, err = rt.Merger.Begin(ctx, merge.Request{ID: newID(), HTTP: r, Shards: shards}, a)
 		return m, err
 	})
-	rt.metrics.count(rt.Name, time.Since(began), c, err)
+	if err != nil {
+		return nil, err
+	}
+	if s, is := m.(interface{ Status() int }); is && s.Status() != 0 {
+		a.status = s.Status()
+	}
+	a.coverage, a.at = c, time.Now()
+	return a, nil
+}
+
+// stream sends the answer as it is merged. An error after which the answer cannot be whole
+// any more is returned; others are answered.
+func (rt *route) stream(w http.ResponseWriter, r *http.Request, req *gather.Request) (gather.Coverage, error) {
+	out := &streamed{w: w}
+	w.Header().Set("Trailer", gather.CoverageHeader+", "+gather.MissingHeader)
+	c, err := rt.Group.Gather(r.Context(), req, func(ctx context.Context, shards int) (merge.Merge, error) {
+		return rt.Merger.Begin(ctx, merge.Request{ID: newID(), HTTP: r, Shards: shards}, out)
+	})
 	switch {
 	case err != nil && out.begun:
-		// The status is sent; a client that gets the end of the answer takes it for whole.
-		panic(http.ErrAbortHandler)
+		return c, err
 	case err != nil:
 		rt.fail(w, err)
-	default:
-		out.end(c, m)
+		return c, nil
 	}
+	if !out.begun {
+		w.Header().Del("Trailer")
+	}
+	c.Set(w.Header()) // the trailer, if it has begun
+	return c, nil
 }
 
 // request is what leaves are asked.
@@ -278,45 +327,52 @@ func (rt *route) refuse(w http.ResponseWriter, short *gather.ShortError) {
 // errTooLarge says that the merged answer has no room.
 var errTooLarge = errors.New("the merged answer is too large")
 
-// output is the merged answer: kept until the coverage is known, or streamed.
-type output struct {
-	route  *route
-	w      http.ResponseWriter
-	stream bool
-	most   int64
-	buf    bytes.Buffer
-	begun  bool // the status was sent
+// answered is a merged answer. It implements merge.Writer.
+type answered struct {
+	status   int
+	header   http.Header
+	body     bytes.Buffer
+	most     int64 // bytes of body
+	coverage gather.Coverage
+	at       time.Time // when it was whole
 }
 
-// Header implements merge.Writer.
-func (o *output) Header() http.Header { return o.w.Header() }
+func (a *answered) Header() http.Header { return a.header }
 
-// Write implements merge.Writer.
-func (o *output) Write(b []byte) (int, error) {
-	if o.stream {
-		o.begun = true
-		n, err := o.w.Write(b)
-		if err == nil { // the next may be long in coming
-			err = http.NewResponseController(o.w).Flush()
-		}
-		return n, err
+func (a *answered) Write(b []byte) (int, error) {
+	if int64(a.body.Len()+len(b)) > a.most {
+		return 0, fmt.Errorf("%w: %d bytes are the limit; let the route stream", errTooLarge, a.most)
 	}
-	if int64(o.buf.Len()+len(b)) > o.most {
-		return 0, fmt.Errorf("%w: %d bytes are the limit; let the route stream", errTooLarge, o.most)
-	}
-	return o.buf.Write(b)
+	return a.body.Write(b)
 }
 
-// end sends what is left.
-func (o *output) end(c gather.Coverage, m merge.Merge) {
-	c.Set(o.w.Header()) // the trailer, if it streams
-	if o.begun {
-		return
+func (a *answered) write(w http.ResponseWriter) {
+	h := w.Header()
+	for name, values := range a.header {
+		h[name] = values
 	}
-	o.w.Header().Del("Trailer")
-	if s, is := m.(interface{ Status() int }); is && s.Status() != 0 {
-		o.w.Header().Set("Content-Length", strconv.Itoa(o.buf.Len()))
-		o.w.WriteHeader(s.Status())
+	a.coverage.Set(h)
+	h.Set("Content-Length", strconv.Itoa(a.body.Len()))
+	if age := int(time.Since(a.at).Seconds()); age > 0 {
+		h.Set("Age", strconv.Itoa(age))
 	}
-	_, _ = o.w.Write(o.buf.Bytes()) // it fails only when nobody is left to be told
+	w.WriteHeader(a.status)
+	_, _ = w.Write(a.body.Bytes()) // it fails only when nobody is left to be told
+}
+
+// streamed implements merge.Writer with what is sent at once.
+type streamed struct {
+	w     http.ResponseWriter
+	begun bool // the status was sent
+}
+
+func (s *streamed) Header() http.Header { return s.w.Header() }
+
+func (s *streamed) Write(b []byte) (int, error) {
+	s.begun = true
+	n, err := s.w.Write(b)
+	if err == nil { // the next may be long in coming
+		err = http.NewResponseController(s.w).Flush()
+	}
+	return n, err
 }

@@ -20,6 +20,8 @@ import (
 const (
 	DefaultMaxAnswer = 32 << 20 // bytes
 	DefaultMaxDepth  = 8
+	// DefaultCacheBytes is that of Route.CacheBytes.
+	DefaultCacheBytes = 16 << 20
 )
 
 // Route is a route of the configuration.
@@ -44,6 +46,13 @@ type Route struct {
 	MaxAnswer int64
 	// MaxDepth is the largest number of roots that a request may have passed.
 	MaxDepth int
+	// Coalesce: requests that are alike and come at the same time get one answer. They
+	// have to be idempotent, and must not stream.
+	Coalesce bool
+	// Cache is how long a whole answer is used again for requests that are alike, and
+	// CacheBytes bounds what is kept. Default: not at all; 16 MiB.
+	Cache      time.Duration
+	CacheBytes int
 }
 
 // Config says what is served.
@@ -67,6 +76,8 @@ type served struct {
 	Route
 	group *gather.Group
 	watch *catalog.Watch
+	// shared is nil if each request is answered by itself.
+	shared *shared
 }
 
 // New makes a server.
@@ -82,7 +93,11 @@ func New(cfg Config) (*Server, error) {
 			s.Close()
 			return nil, fmt.Errorf("route %q: %w", r.Name, err)
 		}
-		s.routes = append(s.routes, &served{Route: r, group: g, watch: catalog.Start(catalog.Config{
+		var sh *shared
+		if r.Coalesce || r.Cache > 0 {
+			sh = newShared(r.Cache, orDefault(r.CacheBytes, DefaultCacheBytes))
+		}
+		s.routes = append(s.routes, &served{Route: r, group: g, shared: sh, watch: catalog.Start(catalog.Config{
 			Consul: cfg.Consul, Service: r.Service, Tags: r.Tags, Logger: r.Gather.Logger,
 			Found: func(list []catalog.Instance) { g.Update(leaves(list, r.ShardMeta)) },
 		})})
@@ -105,6 +120,9 @@ func leaves(list []catalog.Instance, meta string) []gather.Leaf {
 func (s *Server) Close() {
 	for _, r := range s.routes {
 		r.watch.Close()
+		if r.shared != nil {
+			r.shared.work.Wait()
+		}
 		r.group.Close()
 	}
 }
@@ -157,7 +175,7 @@ func (s *Server) Routes(handle func(pattern string, h http.Handler)) {
 				Name: r.Name, Group: r.group, Merger: r.Merger, Idempotent: r.Idempotent, Stream: r.Stream,
 				MaxAnswer: orDefault(r.MaxAnswer, DefaultMaxAnswer), MaxDepth: orDefault(r.MaxDepth, DefaultMaxDepth),
 			},
-			self: s.cfg.ID, metrics: s.metrics,
+			self: s.cfg.ID, metrics: s.metrics, shared: r.shared,
 		})
 	}
 	handle("GET /v1/routes", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
