@@ -7,15 +7,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"html/template"
-	"io"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/nomad-patterns/nomad-patterns/agents/internal/page"
 	"github.com/nomad-patterns/nomad-patterns/queue"
 )
 
-//go:embed index.html queue.html layout.html
+//go:embed index.html queue.html
 var files embed.FS
 
 // Rates are per second, over the last minute or less.
@@ -36,13 +36,6 @@ func (r Rates) Done() (sum float64) {
 	return sum
 }
 
-// Broker is who tells.
-type Broker struct {
-	Address string
-	Trouble string // why it cannot serve; empty: it can
-	At      time.Time
-}
-
 // Queue is a queue as it is shown.
 type Queue struct {
 	queue.Overview
@@ -56,45 +49,36 @@ type Queue struct {
 }
 
 // Pages has the templates.
-type Pages struct{ index, queue *template.Template }
+type Pages struct{ index, queue *page.Template }
 
 // New reads the templates.
 func New() (*Pages, error) {
-	base := template.New("").Funcs(template.FuncMap{
-		"ago": ago, "rate": rate, "thousands": thousands, "input": input, "state": state, "sum": sum,
-	})
-	parse := func(file string) (*template.Template, error) {
-		t, err := template.Must(base.Clone()).ParseFS(files, "layout.html", file)
-		if err != nil {
-			return nil, err
-		}
-		return t.Lookup("layout.html"), nil
-	}
+	funcs := template.FuncMap{"rate": rate, "input": input, "state": state, "sum": sum}
 	p := &Pages{}
 	var err error
-	if p.index, err = parse("index.html"); err != nil {
+	if p.index, err = page.Parse(files, "index.html", funcs); err != nil {
 		return nil, err
 	}
-	p.queue, err = parse("queue.html")
+	p.queue, err = page.Parse(files, "queue.html", funcs)
 	return p, err
 }
 
-// Index writes the page of all queues.
-func (p *Pages) Index(w io.Writer, b Broker, queues []Queue) error {
-	return p.index.Execute(w, struct {
+// Index makes the page of all queues.
+func (p *Pages) Index(a page.Agent, queues []Queue) ([]byte, error) {
+	return p.index.Execute(struct {
 		Title  string
-		Broker Broker
+		Agent  page.Agent
 		Queues []Queue
-	}{"Queues", b, queues})
+	}{"Queues", a, queues})
 }
 
-// Queue writes the page of a queue.
-func (p *Pages) Queue(w io.Writer, b Broker, q Queue) error {
-	return p.queue.Execute(w, struct {
-		Title  string
-		Broker Broker
-		Queue  Queue
-	}{"Queue " + q.Name(), b, q})
+// Queue makes the page of a queue.
+func (p *Pages) Queue(a page.Agent, q Queue) ([]byte, error) {
+	return p.queue.Execute(struct {
+		Title string
+		Agent page.Agent
+		Queue Queue
+	}{"Queue " + q.Name(), a, q})
 }
 
 // Name is the queue's.
@@ -142,25 +126,6 @@ func sum(q Queue) (all queue.StageStatus) {
 	return all
 }
 
-// ago writes milliseconds as people say them.
-func ago(ms int64) string {
-	d := time.Duration(ms) * time.Millisecond
-	switch {
-	case d <= 0:
-		return "–"
-	case d < time.Second:
-		return d.String()
-	case d < time.Minute:
-		return strconv.FormatFloat(d.Seconds(), 'f', 1, 64) + " s"
-	case d < time.Hour:
-		return fmt.Sprintf("%d min %d s", int(d.Minutes()), int(d.Seconds())%60)
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h %d min", int(d.Hours()), int(d.Minutes())%60)
-	default:
-		return fmt.Sprintf("%d days", int(d.Hours())/24)
-	}
-}
-
 // rate writes a rate, or a dash if it is not known yet.
 func rate(r Rates, v float64) string {
 	switch {
@@ -171,24 +136,8 @@ func rate(r Rates, v float64) string {
 	case v < 10:
 		return strconv.FormatFloat(v, 'f', 2, 64) + "/s"
 	default:
-		return thousands(v) + "/s"
+		return page.Thousands(v) + "/s"
 	}
-}
-
-// thousands writes a number with thin spaces between thousands.
-func thousands(n any) string {
-	text := fmt.Sprint(n)
-	if f, is := n.(float64); is {
-		text = strconv.FormatFloat(f, 'f', 0, 64)
-	}
-	var b strings.Builder
-	for i, digit := range text {
-		if i > 0 && (len(text)-i)%3 == 0 {
-			b.WriteRune('\u2009')
-		}
-		b.WriteRune(digit)
-	}
-	return b.String()
 }
 
 // input is what an item is about.

@@ -1,12 +1,12 @@
 package server
 
 import (
-	"bytes"
 	"errors"
 	"net/http"
 	"time"
 
-	"github.com/nomad-patterns/nomad-patterns/agents/queue/page"
+	"github.com/nomad-patterns/nomad-patterns/agents/internal/page"
+	queuepage "github.com/nomad-patterns/nomad-patterns/agents/queue/page"
 	"github.com/nomad-patterns/nomad-patterns/queue"
 )
 
@@ -14,8 +14,8 @@ import (
 const shownDead = 20
 
 // about is what a page says of this broker.
-func (s *Server) about() page.Broker {
-	b := page.Broker{Address: s.address, At: time.Now()}
+func (s *Server) about() page.Agent {
+	b := page.Agent{Kind: "broker", Address: s.address, At: time.Now()}
 	if err := s.Ready(); err != nil {
 		b.Trouble = err.Error()
 	}
@@ -24,12 +24,12 @@ func (s *Server) about() page.Broker {
 
 // indexPage shows all queues.
 func (s *Server) indexPage(w http.ResponseWriter, r *http.Request) {
-	var shown []page.Queue
+	var shown []queuepage.Queue
 	for _, st := range s.view(r.Context(), s.broker.Queues(), false) {
-		shown = append(shown, page.Queue{Overview: st, Rates: s.history.rates(st.Queue)})
+		shown = append(shown, queuepage.Queue{Overview: st, Rates: s.history.rates(st.Queue)})
 	}
-	var b bytes.Buffer
-	s.writePage(w, &b, s.pages.Index(&b, s.about(), shown))
+	b, err := s.pages.Index(s.about(), shown)
+	s.writePage(w, b, err)
 }
 
 // queuePage shows a queue.
@@ -40,7 +40,7 @@ func (s *Server) queuePage(w http.ResponseWriter, hr *http.Request) {
 		s.fail(w, errors.Join(queue.CheckName("queue", name), queue.ErrUnknownQueue), false)
 		return
 	}
-	q := page.Queue{Overview: all[0], Rates: s.history.rates(name)}
+	q := queuepage.Queue{Overview: all[0], Rates: s.history.rates(name)}
 	r := &request{Request: hr, w: w, queue: name}
 	q.Schedules, q.ScheduleError = s.shownSchedules(r, q.Shards)
 	if q.Dead > 0 {
@@ -50,8 +50,8 @@ func (s *Server) queuePage(w http.ResponseWriter, hr *http.Request) {
 			q.Error = err.Error()
 		}
 	}
-	var b bytes.Buffer
-	s.writePage(w, &b, s.pages.Queue(&b, s.about(), q))
+	b, err := s.pages.Queue(s.about(), q)
+	s.writePage(w, b, err)
 }
 
 // shownSchedules reads those of the shards that have answered before, so that nobody waits
@@ -73,16 +73,10 @@ func (s *Server) shownSchedules(r *request, shards []queue.ShardStatus) (list []
 }
 
 // writePage sends what was written without a mistake.
-func (s *Server) writePage(w http.ResponseWriter, b *bytes.Buffer, err error) {
+func (s *Server) writePage(w http.ResponseWriter, b []byte, err error) {
 	if err != nil {
 		s.fail(w, err, false)
 		return
 	}
-	h := w.Header()
-	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Cache-Control", "no-store")
-	// Nothing that an item's name smuggles in can load or run anything.
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-	h.Set("X-Content-Type-Options", "nosniff")
-	_, _ = w.Write(b.Bytes()) // it fails only when nobody is left to be told
+	page.Write(w, b)
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
-	"github.com/nomad-patterns/nomad-patterns/agents/queue/page"
+	queuepage "github.com/nomad-patterns/nomad-patterns/agents/queue/page"
 	"github.com/nomad-patterns/nomad-patterns/queue"
 )
 
@@ -80,7 +80,7 @@ type Server struct {
 	turn     atomic.Uint64 // of shards and brokers
 	draining atomic.Bool
 	history  *history
-	pages    *page.Pages
+	pages    *queuepage.Pages
 	counts   counts
 
 	cancel context.CancelFunc
@@ -92,7 +92,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
 	}
-	pages, err := page.New()
+	pages, err := queuepage.New()
 	if err != nil {
 		return nil, err
 	}

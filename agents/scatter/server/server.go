@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
+	"github.com/nomad-patterns/nomad-patterns/agents/internal/page"
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/catalog"
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/gather"
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/merge"
@@ -58,10 +59,12 @@ type Route struct {
 // Config says what is served.
 type Config struct {
 	// ID is the name of this root, unique among all that a request may pass.
-	ID     string
-	Consul *api.Client
-	Routes []Route
-	Logger hclog.Logger
+	ID string
+	// Address is shown on the status page.
+	Address string
+	Consul  *api.Client
+	Routes  []Route
+	Logger  hclog.Logger
 }
 
 // Server is the routes. New starts to watch the catalog; Close ends that.
@@ -69,6 +72,7 @@ type Server struct {
 	cfg     Config
 	routes  []*served
 	metrics *metrics
+	page    *page.Template
 }
 
 // served is a route with what it needs.
@@ -85,7 +89,11 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
 	}
-	s := &Server{cfg: cfg, metrics: newMetrics()}
+	tmpl, err := newPage()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, metrics: newMetrics(), page: tmpl}
 	for _, r := range cfg.Routes {
 		r.Gather.Name, r.Gather.Logger = r.Service, cfg.Logger.With("route", r.Name)
 		g, err := gather.New(r.Gather)
@@ -178,6 +186,7 @@ func (s *Server) Routes(handle func(pattern string, h http.Handler)) {
 			self: s.cfg.ID, metrics: s.metrics, shared: r.shared,
 		})
 	}
+	handle("GET /{$}", http.HandlerFunc(s.servePage))
 	handle("GET /v1/routes", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		agent.WriteJSON(w, http.StatusOK, struct {
 			Routes []RouteStatus `json:"routes"`
