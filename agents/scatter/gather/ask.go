@@ -66,7 +66,7 @@ func (f *flight) ask(s *shard) {
 
 // best is what a shard answers.
 func (f *flight) best(s *shard) result {
-	first := s.pick(nil, f.hedge)
+	first := s.pick(nil, f.typical)
 	if f.hedge == 0 || len(s.replicas) == 1 {
 		return f.persist(s, []*leaf{first})
 	}
@@ -93,7 +93,7 @@ func (f *flight) next(s *shard, asked []*leaf, t *try) *leaf {
 	if f.ctx.Err() != nil || t.refuse != nil || t.reason == TooLarge || len(asked) >= maxTries || t.sent && !f.req.Again {
 		return nil
 	}
-	next := s.pick(asked, f.hedge)
+	next := s.pick(asked, f.typical)
 	if next == nil {
 		return nil
 	}
@@ -105,62 +105,49 @@ func (f *flight) next(s *shard, asked []*leaf, t *try) *leaf {
 	return next
 }
 
-// Who has answered first in a race.
-const (
-	nobody = iota
-	theFirst
-	theSecond
-)
+// maxHedges bounds the leaves that help one out. Two of them cut what one leaves: of the
+// requests to a hundred leaves that are slow one time in a hundred, one in a hundred meets
+// a leaf and a helper that are slow.
+const maxHedges = 2
 
-// race asks a leaf, and another one if the first does not answer in time. The answer that
-// comes first is taken, and the other leaf is told to stop.
+// race is a leaf that is asked, and others that help it out if it does not answer in time.
+// The answer that comes first is taken, and the other leaves are told to stop.
+type race struct {
+	f      *flight
+	s      *shard
+	ctx    context.Context
+	cancel context.CancelFunc
+	won    atomic.Bool
+	helped chan try // has a result for each helper
+
+	mu    sync.Mutex
+	asked []*leaf
+	timer *time.Timer // until the next helper
+	over  bool        // the first one has ended: there are no more helpers
+}
+
+// race runs one.
 func (f *flight) race(s *shard, first *leaf) result {
-	ctx, cancel := context.WithCancel(f.ctx)
-	defer cancel()
-	ctx2, cancel2 := context.WithCancel(f.ctx)
-	defer cancel2()
-	var winner atomic.Int32
-	second := make(chan try, 1)
-	f.g.work.Add(1)
-	timer := time.AfterFunc(f.hedge, func() {
-		defer f.g.work.Done()
-		other := f.second(s, first)
-		if other == nil {
-			second <- try{}
-			return
-		}
-		t := f.try(ctx2, other, 2)
-		if t.answer != nil {
-			if winner.CompareAndSwap(nobody, theSecond) {
-				cancel()
-			} else {
-				t.answer.free()
-				t.answer = nil
-			}
-		}
-		second <- t
-	})
-	t := f.try(ctx, first, 1)
-	if t.answer != nil && winner.CompareAndSwap(nobody, theFirst) {
-		if timer.Stop() {
-			f.g.work.Done()
-		}
+	r := &race{f: f, s: s, helped: make(chan try, maxHedges), asked: []*leaf{first}}
+	r.ctx, r.cancel = context.WithCancel(f.ctx)
+	defer r.cancel()
+	r.mu.Lock()
+	r.timer = time.AfterFunc(f.hedge, r.help)
+	r.mu.Unlock()
+	t := f.try(r.ctx, first, 1)
+	mine := r.win(&t)
+	r.mu.Lock()
+	r.over = true
+	r.timer.Stop()
+	asked := r.asked
+	r.mu.Unlock()
+	if mine {
 		return result{shard: s, answer: t.answer}
 	}
-	asked := []*leaf{first}
-	if timer.Stop() {
-		f.g.work.Done()
-	} else {
-		o := <-second // it ends with f.ctx
-		if o.answer != nil {
-			if t.answer != nil {
-				t.answer.free()
-			}
+	for range len(asked) - 1 {
+		if o := <-r.helped; o.answer != nil { // they end with f.ctx
 			f.g.counts.hedgeWon.Add(1)
 			return result{shard: s, answer: o.answer}
-		}
-		if o.leaf != nil {
-			asked = append(asked, o.leaf)
 		}
 	}
 	if next := f.next(s, asked, &t); next != nil {
@@ -169,21 +156,53 @@ func (f *flight) race(s *shard, first *leaf) result {
 	return result{shard: s, reason: t.reason, detail: t.detail, refuse: t.refuse}
 }
 
-// second is the leaf that helps out; nil: there is none, or the budget is used up.
-func (f *flight) second(s *shard, first *leaf) *leaf {
-	if f.ctx.Err() != nil {
-		return nil
+// win makes a try the winner, if it has an answer and is the first that has. It has been
+// read whole, so that everything else can be stopped.
+func (r *race) win(t *try) bool {
+	if t.answer == nil {
+		return false
 	}
-	other := s.pick([]*leaf{first}, f.hedge)
+	if r.won.CompareAndSwap(false, true) {
+		r.cancel()
+		return true
+	}
+	t.answer.free()
+	t.answer = nil
+	return false
+}
+
+// help asks another leaf, if there is one and the budget allows it.
+func (r *race) help() {
+	r.mu.Lock()
+	if r.over || r.ctx.Err() != nil {
+		r.mu.Unlock()
+		return
+	}
+	other := r.s.pick(r.asked, r.f.typical)
+	if other == nil && len(r.asked) > 1 {
+		other = r.asked[0] // the slowness of a request is often its own
+	}
 	if other == nil {
-		return nil
+		r.mu.Unlock()
+		return
 	}
-	if !f.g.hedges.spend() {
-		f.g.counts.hedgeDenied.Add(1)
-		return nil
+	if !r.f.g.hedges.spend() {
+		r.f.g.counts.hedgeDenied.Add(1)
+		r.mu.Unlock()
+		return
 	}
-	f.g.counts.hedged.Add(1)
-	return other
+	r.f.g.work.Add(1) // that of the first one is not done
+	defer r.f.g.work.Done()
+	r.asked = append(r.asked, other)
+	n := len(r.asked)
+	if n <= maxHedges {
+		r.timer = time.AfterFunc(2*r.f.hedge, r.help)
+	}
+	r.mu.Unlock()
+	r.f.g.counts.hedged.Add(1)
+	t := r.f.try(r.ctx, other, n)
+	r.win(&t)
+	r.helped <- t
 }
 
 // try asks a leaf.

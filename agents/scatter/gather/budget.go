@@ -32,6 +32,20 @@ func (b *budget) earn(n int) {
 	b.tokens = min(b.tokens+b.share*float64(n), b.most)
 }
 
+// short is 0 as long as there are tokens enough, 1 when there are few, and 2 when there are
+// very few.
+func (b *budget) short() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.tokens >= min(b.most/2, 10):
+		return 0
+	case b.tokens >= min(b.most/4, 4):
+		return 1
+	}
+	return 2
+}
+
 // spend takes a token. False: there is none.
 func (b *budget) spend() bool {
 	b.mu.Lock()

@@ -77,6 +77,7 @@ type flight struct {
 	ctx      context.Context // ends when leaves need not answer any more
 	deadline time.Time       // of leaves
 	results  chan result
+	typical  time.Duration // the quantile of latencies; 0: not known
 	hedge    time.Duration // when others are asked; 0: never
 }
 
@@ -159,9 +160,11 @@ func (g *Group) gather(ctx context.Context, req *Request, shards []*shard, now t
 		req.Header = http.Header{}
 	}
 	req.Header.Set(TimeoutHeader, f.deadline.Sub(now).Round(time.Millisecond).String())
-	f.ctx = asking
+	f.ctx, f.typical = asking, g.latencies.quantile()
 	if req.Again && g.cfg.HedgeQuantile > 0 {
-		f.hedge = g.latencies.quantile()
+		// The less there is left to spend, the later, so that what is left goes to those that
+		// are slowest.
+		f.hedge = f.typical << g.hedges.short()
 	}
 	g.hedges.earn(len(shards))
 	g.retries.earn(len(shards))

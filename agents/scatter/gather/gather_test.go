@@ -312,7 +312,7 @@ func TestHedge(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRig(t, Config{}, map[string]leafFunc{"1/a": fast, "1/b": fast})
 			defer r.Close()
-			r.warm(100)
+			r.warm(400)
 			// From now on one of them is slow; which one is asked first is chance.
 			r.fleet.mu.Lock()
 			r.fleet.leaves["1/a"] = slowAfter(0)
