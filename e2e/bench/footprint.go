@@ -157,16 +157,19 @@ func parseStatus(line string) (status, error) {
 }
 
 // rss is the resident memory of a process in MiB.
-func rss(pid int) (float64, error) {
+func rss(pid int) (float64, error) { return memoryOf(pid, "VmRSS:") }
+
+// memoryOf reads a line of a process' status, such as "VmHWM:", in MiB.
+func memoryOf(pid int, name string) (float64, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, fmt.Errorf("read memory of process %d: %w", pid, err)
 	}
 	for sc := bufio.NewScanner(bytes.NewReader(data)); sc.Scan(); {
-		if fields := strings.Fields(sc.Text()); len(fields) >= 2 && fields[0] == "VmRSS:" {
+		if fields := strings.Fields(sc.Text()); len(fields) >= 2 && fields[0] == name {
 			kib, err := strconv.ParseFloat(fields[1], 64)
 			return kib / 1024, err
 		}
 	}
-	return 0, fmt.Errorf("no VmRSS for process %d", pid)
+	return 0, fmt.Errorf("no %s for process %d", name, pid)
 }

@@ -21,7 +21,11 @@ type budget struct {
 // burst is for how many requests' share tokens are kept.
 const burst = 1000
 
+// newBudget has none with a negative share.
 func newBudget(share, floor float64) *budget {
+	if share < 0 {
+		share, floor = 0, 0
+	}
 	return &budget{share: share, floor: floor, most: max(share*burst, floor), tokens: floor, at: time.Now()}
 }
 

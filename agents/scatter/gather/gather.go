@@ -116,7 +116,7 @@ func (g *Group) Gather(ctx context.Context, req *Request, begin func(ctx context
 	if err := m.Finish(); err != nil {
 		return c, err
 	}
-	bad, is := m.(interface{ Garbage() []string })
+	bad, is := m.(merge.Garbager)
 	if !is || len(bad.Garbage()) == 0 {
 		return c, nil
 	}

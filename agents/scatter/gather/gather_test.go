@@ -228,6 +228,8 @@ func TestCoverage(t *testing.T) {
 			of: 1, missing: "1:status", wantErr: true, asked: 1},
 		"unless it was not asked at all": {leaves: map[string]leafFunc{"1/a": nil, "1/b": nil}, change: func(r *Request) { r.Again = false },
 			of: 1, missing: "1:refused", wantErr: true, asked: 2},
+		"no retries": {cfg: Config{RetryBudget: -1, HedgeQuantile: -1}, leaves: map[string]leafFunc{"1/a": fail(io.EOF), "1/b": fail(io.EOF)},
+			of: 1, missing: "1:reset", wantErr: true, asked: 1},
 		"nobody": {nothing: ErrNoLeaves},
 		"a parent": {leaves: map[string]leafFunc{"1": ok, "2": say(0, 200, "sub", CoverageHeader, "ok=7, total=8", MissingHeader, "x;reason=timeout")},
 			ok: 8, of: 9, missing: "2:below", wantErr: true, asked: 2},
@@ -531,6 +533,8 @@ func TestConfig(t *testing.T) {
 		"hedge quantile": {HedgeQuantile: 1},
 		"hedge budget":   {HedgeBudget: 2},
 		"memory":         {Memory: 1 << 20},
+		"retry budget":   {RetryBudget: 2},
+		"max_in_flight":  {MaxInFlight: -1},
 	} {
 		_, err := New(cfg)
 		must.ErrorContains(t, err, want)

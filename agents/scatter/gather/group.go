@@ -99,6 +99,10 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("hedge quantile: %v is not less than 1", c.HedgeQuantile)
 	case c.HedgeBudget < 0 || c.HedgeBudget > 1:
 		return c, fmt.Errorf("hedge budget: %v is not between 0 and 1", c.HedgeBudget)
+	case c.RetryBudget > 1:
+		return c, fmt.Errorf("retry budget: %v is not at most 1", c.RetryBudget)
+	case c.MaxInFlight < 1:
+		return c, fmt.Errorf("max_in_flight: %d is less than 1", c.MaxInFlight)
 	case c.MaxPartial < 0 || c.Memory < 2*max(c.MaxPartial, small):
 		return c, fmt.Errorf("memory: %d bytes are less than two of the largest partial answers, %d each", c.Memory, c.MaxPartial)
 	}
@@ -145,7 +149,7 @@ func New(cfg Config) (*Group, error) {
 		cfg: cfg, log: cfg.Logger, changed: make(chan struct{}), leaves: map[string]*leaf{},
 		latencies: newLatencies(cfg.HedgeQuantile),
 		hedges:    newBudget(cfg.HedgeBudget, 0),
-		retries:   newBudget(cfg.RetryBudget, retryFloor),
+		retries:   newBudget(cfg.RetryBudget, retryFloor), // negative: without tokens
 		slots:     semaphore.NewWeighted(int64(cfg.MaxInFlight)),
 		smalls:    semaphore.NewWeighted(max(cfg.Memory/2/small, 1)),
 		larges:    semaphore.NewWeighted(max(cfg.Memory/2, cfg.MaxPartial)),

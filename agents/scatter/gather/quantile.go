@@ -82,7 +82,7 @@ func (l *latencies) compute() time.Duration {
 		sum[i] = l.windows[0].counts[i].Load() + l.windows[1].counts[i].Load()
 		total += uint64(sum[i])
 	}
-	if total < enough {
+	if total < enough || l.q < 0 {
 		return 0
 	}
 	rank := uint64(l.q * float64(total))

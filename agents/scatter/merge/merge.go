@@ -7,14 +7,14 @@ import (
 )
 
 // ErrGarbage says that a partial answer is not what it should be. The others can be merged
-// all the same.
+// all the same. What is wrong with it is said in the error that wraps this one.
 var ErrGarbage = errors.New("not what the merge expects")
 
 // Partial is the answer of one shard.
 type Partial struct {
-	// Shard is its name.
+	// Shard is its name. The mergers take it that each shard answers once.
 	Shard string
-	// Header is that of the leaf's answer.
+	// Header is that of the leaf's answer. It is only read.
 	Header http.Header
 	// Body is only valid during the call that it is passed to.
 	Body []byte
@@ -22,7 +22,7 @@ type Partial struct {
 
 // Request is what is answered.
 type Request struct {
-	// ID names the request to a merge container: letters and digits.
+	// ID names the request to a merge container: letters and digits. It is not used again.
 	ID string
 	// HTTP is the client's request. Its body has been read.
 	HTTP *http.Request
@@ -37,19 +37,24 @@ type Writer interface {
 	Write(b []byte) (int, error)
 }
 
-// Merger merges the answers to requests.
+// Merger merges the answers to requests. It is used by many goroutines.
 type Merger interface {
-	// Begin begins with a request. Ctx ends when the merge has to.
+	// Begin begins with a request. Ctx ends when the merge has to. Nothing is written yet.
+	// The error is ErrRequest if it is the client's fault.
 	Begin(ctx context.Context, r Request, w Writer) (Merge, error)
 }
 
 // Merge merges the answers to one request. It is used by one goroutine, and either Finish
-// or Abort ends it.
+// or Abort ends it; Abort may also follow a Finish that failed. It may implement [Statuser]
+// and [Garbager].
 type Merge interface {
 	// Add takes a partial answer. An error that is ErrGarbage is the partial's fault, and
-	// nothing of it has been taken; after any other one the merge is lost.
+	// nothing of it has been taken; after any other one the merge is lost, and Abort is all
+	// that may follow.
 	Add(p Partial) error
-	// Finish writes what is left of the answer. It is called even if nothing was added.
+	// Finish writes what is left of the answer. It is called even if nothing was added. If
+	// nothing has been written when it returns, then the answer has no body, but the header
+	// is complete.
 	Finish() error
 	// Abort gives the merge up.
 	Abort()

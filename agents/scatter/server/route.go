@@ -113,7 +113,7 @@ func (rt *route) answer(ctx context.Context, r *http.Request, req *gather.Reques
 	if err != nil {
 		return nil, err
 	}
-	if s, is := m.(interface{ Status() int }); is && s.Status() != 0 {
+	if s, is := m.(merge.Statuser); is && s.Status() != 0 {
 		a.status = s.Status()
 	}
 	a.coverage, a.at = c, time.Now()
@@ -126,7 +126,9 @@ func (rt *route) stream(w http.ResponseWriter, r *http.Request, req *gather.Requ
 	out := &streamed{w: w}
 	w.Header().Set("Trailer", gather.CoverageHeader+", "+gather.MissingHeader)
 	c, err := rt.Group.Gather(r.Context(), req, func(ctx context.Context, shards int) (merge.Merge, error) {
-		return rt.Merger.Begin(ctx, merge.Request{ID: newID(), HTTP: r, Shards: shards}, out)
+		var err error
+		out.m, err = rt.Merger.Begin(ctx, merge.Request{ID: newID(), HTTP: r, Shards: shards}, out)
+		return out.m, err
 	})
 	switch {
 	case err != nil && out.begun:
@@ -306,8 +308,11 @@ func (rt *route) fail(w http.ResponseWriter, err error) {
 		}
 	case errors.Is(err, context.DeadlineExceeded):
 		status = http.StatusGatewayTimeout
-	case errors.Is(err, context.Canceled):
-		return // nobody is there any more
+	case errors.Is(err, merge.ErrRequest):
+		status = http.StatusBadRequest
+	case errors.Is(err, context.Canceled): // the client has gone, or this root is ending
+		status = http.StatusServiceUnavailable
+		w.Header().Set("Retry-After", retryAfter)
 	}
 	agent.WriteJSON(w, status, body)
 }
@@ -363,12 +368,16 @@ func (a *answered) write(w http.ResponseWriter) {
 // streamed implements merge.Writer with what is sent at once.
 type streamed struct {
 	w     http.ResponseWriter
+	m     merge.Merge
 	begun bool // the status was sent
 }
 
 func (s *streamed) Header() http.Header { return s.w.Header() }
 
 func (s *streamed) Write(b []byte) (int, error) {
+	if m, is := s.m.(merge.Statuser); is && !s.begun && m.Status() != 0 {
+		s.w.WriteHeader(m.Status())
+	}
 	s.begun = true
 	n, err := s.w.Write(b)
 	if err == nil { // the next may be long in coming
