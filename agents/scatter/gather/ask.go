@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -48,43 +47,35 @@ type try struct {
 	sent   bool // the leaf may have been asked
 }
 
-// ask asks the replicas of a shard, and tells what has come of it.
-func (f *flight) ask(s *shard) {
-	r := f.best(s)
-	select {
-	case f.results <- r:
-	case <-f.ctx.Done():
-		select {
-		case f.results <- r: // both can be; who gathers may be waiting for this
-		default:
-			if r.answer != nil {
-				r.answer.free()
-			}
-		}
-	}
+// ask asks the replicas of a shard one after the other, as long as there are retries, and
+// tells what has come of it.
+func (f *flight) ask(i int) {
+	st := &f.states[i]
+	first := st.shard.pick(nil, f.typical)
+	st.first.Store(first)
+	f.tell(f.persist(i, []*leaf{first}, 1))
 }
 
-// best is what a shard answers.
-func (f *flight) best(s *shard) result {
-	first := s.pick(nil, f.typical)
-	if f.hedge == 0 || len(s.replicas) == 1 {
-		return f.persist(s, []*leaf{first})
-	}
-	return f.race(s, first)
-}
-
-// persist asks one leaf after the other, as long as the budget has retries.
-func (f *flight) persist(s *shard, asked []*leaf) result {
-	for n := len(asked); ; n++ {
-		t := f.try(f.ctx, asked[len(asked)-1], n)
+// persist asks the last of some leaves, and others after it if that fails.
+func (f *flight) persist(i int, asked []*leaf, number int) result {
+	for ; ; number++ {
+		l := asked[len(asked)-1]
+		t := f.try(f.ctx, l, number)
 		if t.answer != nil {
-			return result{shard: s, answer: t.answer}
+			return result{shard: i, answer: t.answer}
 		}
-		next := f.next(s, asked, &t)
+		next := f.next(f.states[i].shard, asked, &t)
 		if next == nil {
-			return result{shard: s, reason: t.reason, detail: t.detail, refuse: t.refuse}
+			return result{shard: i, reason: t.reason, detail: t.detail, refuse: t.refuse}
 		}
 		asked = append(asked, next)
+	}
+}
+
+// tell gives a result to who gathers, if it is still wanted.
+func (f *flight) tell(r result) {
+	if !f.inbox.put(r) && r.answer != nil {
+		r.answer.free()
 	}
 }
 
@@ -110,99 +101,38 @@ func (f *flight) next(s *shard, asked []*leaf, t *try) *leaf {
 // a leaf and a helper that are slow.
 const maxHedges = 2
 
-// race is a leaf that is asked, and others that help it out if it does not answer in time.
-// The answer that comes first is taken, and the other leaves are told to stop.
-type race struct {
-	f      *flight
-	s      *shard
-	ctx    context.Context
-	cancel context.CancelFunc
-	won    atomic.Bool
-	helped chan try // has a result for each helper
-
-	mu    sync.Mutex
-	asked []*leaf
-	timer *time.Timer // until the next helper
-	over  bool        // the first one has ended: there are no more helpers
-}
-
-// race runs one.
-func (f *flight) race(s *shard, first *leaf) result {
-	r := &race{f: f, s: s, helped: make(chan try, maxHedges), asked: []*leaf{first}}
-	r.ctx, r.cancel = context.WithCancel(f.ctx)
-	defer r.cancel()
-	r.mu.Lock()
-	r.timer = time.AfterFunc(f.hedge, r.help)
-	r.mu.Unlock()
-	t := f.try(r.ctx, first, 1)
-	mine := r.win(&t)
-	r.mu.Lock()
-	r.over = true
-	r.timer.Stop()
-	asked := r.asked
-	r.mu.Unlock()
-	if mine {
-		return result{shard: s, answer: t.answer}
+// help asks another leaf of a shard that has not answered in time, if there is one and the
+// budget allows it.
+func (f *flight) help(i int) {
+	st := &f.states[i]
+	first := st.first.Load()
+	if first == nil {
+		return // this process is so busy that it has not been asked itself
 	}
-	for range len(asked) - 1 {
-		if o := <-r.helped; o.answer != nil { // they end with f.ctx
-			f.g.counts.hedgeWon.Add(1)
-			return result{shard: s, answer: o.answer}
-		}
+	asked := []*leaf{first}
+	if st.helpers > 0 {
+		asked = append(asked, st.helper)
 	}
-	if next := f.next(s, asked, &t); next != nil {
-		return f.persist(s, append(asked, next))
-	}
-	return result{shard: s, reason: t.reason, detail: t.detail, refuse: t.refuse}
-}
-
-// win makes a try the winner, if it has an answer and is the first that has. It has been
-// read whole, so that everything else can be stopped.
-func (r *race) win(t *try) bool {
-	if t.answer == nil {
-		return false
-	}
-	if r.won.CompareAndSwap(false, true) {
-		r.cancel()
-		return true
-	}
-	t.answer.free()
-	t.answer = nil
-	return false
-}
-
-// help asks another leaf, if there is one and the budget allows it.
-func (r *race) help() {
-	r.mu.Lock()
-	if r.over || r.ctx.Err() != nil {
-		r.mu.Unlock()
-		return
-	}
-	other := r.s.pick(r.asked, r.f.typical)
-	if other == nil && len(r.asked) > 1 {
-		other = r.asked[0] // the slowness of a request is often its own
+	other := st.shard.pick(asked, f.typical)
+	if other == nil && st.helpers > 0 {
+		other = first // the slowness of a request is often its own
 	}
 	if other == nil {
-		r.mu.Unlock()
 		return
 	}
-	if !r.f.g.hedges.spend() {
-		r.f.g.counts.hedgeDenied.Add(1)
-		r.mu.Unlock()
+	if !f.g.hedges.spend() {
+		f.g.counts.hedgeDenied.Add(1)
 		return
 	}
-	r.f.g.work.Add(1) // that of the first one is not done
-	defer r.f.g.work.Done()
-	r.asked = append(r.asked, other)
-	n := len(r.asked)
-	if n <= maxHedges {
-		r.timer = time.AfterFunc(2*r.f.hedge, r.help)
-	}
-	r.mu.Unlock()
-	r.f.g.counts.hedged.Add(1)
-	t := r.f.try(r.ctx, other, n)
-	r.win(&t)
-	r.helped <- t
+	f.g.counts.hedged.Add(1)
+	st.helpers++
+	st.helper = other
+	st.underway++
+	number := st.helpers + 1
+	f.g.work.Go(func() {
+		t := f.try(f.ctx, other, number)
+		f.tell(result{shard: i, helper: true, answer: t.answer, reason: t.reason, detail: t.detail, refuse: t.refuse})
+	})
 }
 
 // try asks a leaf.
@@ -230,10 +160,7 @@ func (f *flight) try(ctx context.Context, l *leaf, number int) try {
 			return t // a client in such a hurry must not have leaves ejected
 		}
 	case ctx.Err() != nil:
-		t.reason = Skipped // the other one has won, or the client has gone
-		if f.ctx.Err() == nil {
-			l.outrun(took)
-		}
+		t.reason = Skipped // another one has won, or the client has gone
 		return t
 	default:
 		t.reason, t.detail = reasonOf(err), err.Error()

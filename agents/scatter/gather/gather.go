@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/merge"
@@ -61,10 +62,11 @@ func (e *ShortError) Error() string {
 // ErrShed says that there are too many requests.
 var ErrShed = errors.New("too many requests at a time")
 
-// result is what has become of a shard.
+// result is what a leaf of a shard has answered.
 type result struct {
-	shard  *shard
-	answer *answer // nil: it is missing
+	shard  int     // index
+	helper bool    // it was asked because another one was slow
+	answer *answer // nil: there is none
 	reason Reason
 	detail string
 	refuse *Refusal
@@ -75,10 +77,22 @@ type flight struct {
 	g        *Group
 	req      *Request
 	ctx      context.Context // ends when leaves need not answer any more
-	deadline time.Time       // of leaves
-	results  chan result
+	began    time.Time
+	deadline time.Time // of leaves
+	inbox    *inbox
 	typical  time.Duration // the quantile of latencies; 0: not known
-	hedge    time.Duration // when others are asked; 0: never
+	states   []state       // of shards
+}
+
+// state is a shard in a flight. All but first belong to the goroutine that gathers.
+type state struct {
+	shard    *shard
+	first    atomic.Pointer[leaf] // that was asked
+	underway int                  // leaves that may still answer
+	helpers  int                  // leaves that were asked because it was slow
+	helper   *leaf                // the last of them
+	weight   int                  // leaves behind it, as was known when it was asked
+	done     bool                 // it is merged, or missing
 }
 
 // Gather asks all shards and merges what they answer. The coverage is that of what was
@@ -149,50 +163,68 @@ func (g *Group) wanted(req *Request) float64 {
 
 // gather asks and adds.
 func (g *Group) gather(ctx context.Context, req *Request, shards []*shard, now time.Time, timeout time.Duration, m merge.Merge) (Coverage, error) {
-	want := g.wanted(req)
 	f := &flight{
-		g: g, req: req, results: make(chan result),
+		g: g, req: req, inbox: newInbox(), states: make([]state, len(shards)), began: now, typical: g.latencies.quantile(),
 		deadline: now.Add(timeout - time.Duration(g.cfg.Reserve*float64(timeout))),
 	}
 	asking, stop := context.WithDeadline(ctx, f.deadline)
 	defer stop()
+	defer f.inbox.close()
+	f.ctx = asking
 	if req.Header == nil {
 		req.Header = http.Header{}
 	}
 	req.Header.Set(TimeoutHeader, f.deadline.Sub(now).Round(time.Millisecond).String())
-	f.ctx, f.typical = asking, g.latencies.quantile()
-	if req.Again && g.cfg.HedgeQuantile > 0 {
-		// The less there is left to spend, the later, so that what is left goes to those that
-		// are slowest.
-		f.hedge = f.typical << g.hedges.short()
-	}
 	g.hedges.earn(len(shards))
 	g.retries.earn(len(shards))
 	g.counts.asked.Add(uint64(len(shards)))
+	t := &tally{flight: f, left: len(shards), c: Coverage{merged: make(map[string]int, len(shards))}}
+	for i, s := range shards {
+		st := &f.states[i]
+		st.shard, st.weight, st.underway = s, s.leaves(), 1
+		t.total += st.weight
+	}
 	g.work.Add(len(shards))
-	for _, s := range shards {
+	for i := range shards {
 		go func() {
 			defer g.work.Done()
-			f.ask(s)
+			f.ask(i)
 		}()
 	}
-	t := newTally(shards)
+	return g.receive(ctx, t, m)
+}
+
+// receive takes what comes until nothing more is to be waited for.
+func (g *Group) receive(ctx context.Context, t *tally, m merge.Merge) (Coverage, error) {
+	f := t.flight
+	want := g.wanted(f.req)
 	var enough <-chan time.Time // when others are not waited for any more
-	for t.left() > 0 {
+	hedge := f.hedgeTimer()
+	if hedge != nil {
+		defer hedge.Stop()
+	}
+	for t.left > 0 {
 		select {
-		case r := <-f.results:
-			if err := t.take(r, m); err != nil {
-				return t.coverage(Skipped), err
+		case <-f.inbox.ready:
+			list := f.inbox.take()
+			for i, r := range list {
+				if err := t.take(r, m); err != nil {
+					free(list[i+1:])
+					return t.coverage(Skipped), err
+				}
 			}
-			if enough == nil && want < 1 && t.left() > 0 && t.share() >= want {
+			if enough == nil && want < 1 && t.left > 0 && t.share() >= want {
 				wait := time.NewTimer(time.Duration(g.cfg.Wait * float64(time.Until(f.deadline))))
 				defer wait.Stop()
 				enough = wait.C
 			}
 			continue
+		case <-hedge.c():
+			hedge.Reset(t.hedge())
+			continue
 		case <-enough:
 			return t.coverage(Skipped), nil
-		case <-asking.Done():
+		case <-f.ctx.Done():
 		}
 		break
 	}
@@ -200,7 +232,7 @@ func (g *Group) gather(ctx context.Context, req *Request, shards []*shard, now t
 		return t.coverage(Skipped), context.Cause(ctx) // the client has gone
 	}
 	c := t.coverage(Timeout)
-	err := g.enough(c, req)
+	err := g.enough(c, f.req)
 	var short *ShortError
 	if errors.As(err, &short) && c.OK == 0 {
 		short.Answer = t.refusal
@@ -208,44 +240,86 @@ func (g *Group) gather(ctx context.Context, req *Request, shards []*shard, now t
 	return c, err
 }
 
+// hedgeTimer fires when the slowest leaves are helped out; nil: never.
+func (f *flight) hedgeTimer() *timer {
+	if !f.req.Again || f.g.cfg.HedgeQuantile <= 0 || f.typical == 0 {
+		return nil
+	}
+	// The less there is left to spend, the later, so that what is left goes to those that
+	// are slowest.
+	return &timer{time.NewTimer(f.typical << f.g.hedges.short())}
+}
+
+// timer is one that may be nil.
+type timer struct{ *time.Timer }
+
+func (t *timer) c() <-chan time.Time {
+	if t == nil {
+		return nil
+	}
+	return t.C
+}
+
 // tally counts what has come of shards.
 type tally struct {
-	weights map[*shard]int // of those that have not answered
+	*flight
 	c       Coverage
+	left    int // shards that are not done
 	total   int // leaves of all shards, as far as they are known
 	refusal *Refusal
 }
 
-func newTally(shards []*shard) *tally {
-	t := &tally{weights: make(map[*shard]int, len(shards)), c: Coverage{merged: make(map[string]int, len(shards))}}
-	for _, s := range shards {
-		n := s.leaves()
-		t.weights[s] = n
-		t.total += n
-	}
-	return t
-}
-
-func (t *tally) left() int { return len(t.weights) }
-
 func (t *tally) share() float64 { return float64(t.c.OK) / float64(t.total) }
 
-// take adds what a shard has answered. An error is one of the merge.
+// hedge lets others help out leaves that are slow, and returns when that is to be looked
+// at again. If most have not answered yet it is not they who are slow, but this process,
+// the machine, or the request; more requests would only make it worse.
+func (t *tally) hedge() time.Duration {
+	if t.left > 1 && 2*t.left > len(t.states) {
+		return max(t.typical/4, time.Millisecond/4)
+	}
+	for i := range t.states {
+		if st := &t.states[i]; !st.done && st.helpers < maxHedges && len(st.shard.replicas) > 1 {
+			t.help(i)
+		}
+	}
+	return 2 * t.typical
+}
+
+// take adds what a leaf has answered. An error is one of the merge.
 func (t *tally) take(r result, m merge.Merge) error {
-	weight := t.weights[r.shard]
-	delete(t.weights, r.shard)
+	st := &t.states[r.shard]
+	st.underway--
+	if st.done {
+		if r.answer != nil {
+			r.answer.free() // another one was faster
+		}
+		return nil
+	}
+	if r.answer == nil && st.underway > 0 {
+		return nil // another one may still answer
+	}
+	st.done = true
+	t.left--
+	name := st.shard.name
 	if r.answer != nil {
+		if r.helper {
+			t.g.counts.hedgeWon.Add(1)
+			if first := st.first.Load(); first != r.answer.leaf {
+				first.outrun(time.Since(t.began))
+			}
+		}
 		defer r.answer.free()
-		err := m.Add(merge.Partial{Shard: r.shard.name, Header: r.answer.header, Body: r.answer.body})
+		err := m.Add(merge.Partial{Shard: name, Header: r.answer.header, Body: r.answer.body})
 		switch {
 		case err == nil:
 			ok, total := below(r.answer.header)
 			r.answer.leaf.leaves.Store(int64(total))
 			t.c.OK += ok
-			t.c.merged[r.shard.name] = ok
-			t.total += total - weight
+			t.c.merged[name] = ok
+			t.total += total - st.weight
 			if ok < total {
-				t.c.Missing = append(t.c.Missing, Missing{Shard: r.shard.name, Reason: Below, Detail: r.answer.header.Get(MissingHeader)})
+				t.c.Missing = append(t.c.Missing, Missing{Shard: name, Reason: Below, Detail: r.answer.header.Get(MissingHeader)})
 			}
 			return nil
 		case !errors.Is(err, merge.ErrGarbage):
@@ -253,7 +327,7 @@ func (t *tally) take(r result, m merge.Merge) error {
 		}
 		r.reason, r.detail = Garbage, err.Error()
 	}
-	t.c.Missing = append(t.c.Missing, Missing{Shard: r.shard.name, Reason: r.reason, Detail: r.detail})
+	t.c.Missing = append(t.c.Missing, Missing{Shard: name, Reason: r.reason, Detail: r.detail})
 	if t.refusal == nil {
 		t.refusal = r.refuse
 	}
@@ -264,8 +338,10 @@ func (t *tally) take(r result, m merge.Merge) error {
 func (t *tally) coverage(others Reason) Coverage {
 	c := t.c
 	c.Total = t.total
-	for s := range t.weights {
-		c.Missing = append(c.Missing, Missing{Shard: s.name, Reason: others})
+	for i := range t.states {
+		if st := &t.states[i]; !st.done {
+			c.Missing = append(c.Missing, Missing{Shard: st.shard.name, Reason: others})
+		}
 	}
 	sortMissing(c.Missing)
 	return c
