@@ -186,7 +186,10 @@ func (b *scatterBench) leaves(ctx context.Context, service string, n, replicas i
 
 // route is the text of a configuration with one route.
 func route(service, extra string) string {
-	return fmt.Sprintf("route %q {\n  pattern = \"GET /ask\"\n  service = %q\n  merge = \"concat\"\n  max_in_flight = 1000\n  timeout = \"10s\"\n%s}\n", service, service, extra)
+	if !strings.Contains(extra, "timeout") {
+		extra += "  timeout = \"10s\"\n"
+	}
+	return fmt.Sprintf("route %q {\n  pattern = \"GET /ask\"\n  service = %q\n  merge = \"concat\"\n  max_in_flight = 1000\n%s}\n", service, service, extra)
 }
 
 // startRoot starts a root and waits until all shards answer.

@@ -175,7 +175,6 @@ func (b *scatterBench) hanging(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, fleet.stop()) }()
 	config := route("hanging", "  min_coverage = 0.9\n  wait = 0.01\n  timeout = \"500ms\"\n")
-	config = strings.Replace(config, "timeout = \"10s\"\n", "", 1)
 	root, err := b.startRootWith(ctx, config, "ok=18, total=20")
 	if err != nil {
 		return err
@@ -256,7 +255,7 @@ func (b *scatterBench) rps(ctx context.Context) (err error) {
 			name string
 			s    *scatterServer
 		}{{"naive", naive}, {"root", root}, {"nginx", nginx}} {
-			before, err := footprintOf(p.s.cmd.Process.Pid, "")
+			before, err := footprintOf(p.s.cmd.Process.Pid, "1")
 			if err != nil {
 				return err
 			}
@@ -264,7 +263,7 @@ func (b *scatterBench) rps(ctx context.Context) (err error) {
 			if err != nil {
 				return err
 			}
-			after, err := footprintOf(p.s.cmd.Process.Pid, "")
+			after, err := footprintOf(p.s.cmd.Process.Pid, "1")
 			if err != nil {
 				return err
 			}

@@ -163,7 +163,7 @@ RANK  CANDIDATE  ADDRESS      META
 		"bad address":  {[]string{"status", "-address=ftp://x"}, 1, "", "-address: is not host:port, http://…, https://… or unix:///path\n", ""},
 		"missing file": {[]string{"status", "-token-file=/nope"}, 1, "", "-token-file: open /nope: no such file or directory\n", ""},
 		"bad CA":       {[]string{"status", "-ca-file=" + token}, 1, "", "-ca-file: " + token + " has no certificate in PEM form\n", ""},
-		"bad key pair": {[]string{"status", "-client-cert-file=/nope"}, 1, "", "-client-cert-file: open /nope: no such file or directory\n", ""},
+		"bad key pair": {[]string{"status", "-client-cert-file=/nope"}, 1, "", "-client-cert-file: a certificate and its key belong together; give the file of the key too\n", ""},
 
 		"resign":            {[]string{"resign", "a"}, 0, "a: resigned\n", "", "DELETE /v1/elections/a "},
 		"leave":             {[]string{"resign", "-leave", "a"}, 0, "a: resigned\n", "", "DELETE /v1/elections/a?leave=true "},

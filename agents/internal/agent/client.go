@@ -4,12 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/hex"
+	"errors"
 	"flag"
-	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 )
@@ -52,14 +52,21 @@ func (f *ClientFlags) Target() (*Target, error) {
 	if _, err := BaseURL(t.Address); err != nil {
 		p.Addf(f.address.From, "address", "%v", err)
 	}
-	if file := f.tokenFile; file.V != "" {
-		token, err := os.ReadFile(file.V)
-		if err != nil {
-			p.Addf(file.From, "token-file", "%v", err)
-		}
-		t.Token = strings.TrimSpace(string(token))
-	}
+	t.Token = ReadToken(&p, "token-file", f.tokenFile)
 	return t, p.Err()
+}
+
+// ReadToken reads the token that a client sends; "" if no file is given. Field is the name
+// of the setting.
+func ReadToken(p *Problems, field string, file Value[string]) string {
+	if file.V == "" {
+		return ""
+	}
+	token, err := readSecret(file.V)
+	if err != nil {
+		p.Addf(file.From, field, "%v", err)
+	}
+	return token
 }
 
 // ClientTLS is the configuration of a client. Values that are "" are left out.
@@ -72,9 +79,20 @@ func ClientTLS(p *Problems, ca, cert, key Value[string]) *tls.Config {
 		}
 		config.RootCAs = pool
 	}
-	if cert.V != "" || key.V != "" {
+	const together = "a certificate and its key belong together; give the file of the %s too"
+	switch {
+	case cert.V == "" && key.V == "":
+	case key.V == "":
+		p.Addf(cert.From, "client-cert-file", together, "key")
+	case cert.V == "":
+		p.Addf(key.From, "client-key-file", together, "certificate")
+	default:
 		pair, err := tls.LoadX509KeyPair(cert.V, key.V)
-		if err != nil {
+		var file *fs.PathError
+		switch {
+		case errors.As(err, &file) && file.Path == key.V:
+			p.Addf(key.From, "client-key-file", "%v", err)
+		case err != nil:
 			p.Addf(cert.From, "client-cert-file", "%v", err)
 		}
 		config.Certificates = []tls.Certificate{pair}
@@ -86,7 +104,8 @@ func ClientTLS(p *Problems, ca, cert, key Value[string]) *tls.Config {
 const socketHost = ".socket"
 
 // BaseURL is what URLs of an agent begin with, for its address: host:port, http://…,
-// https://… or unix:///path. The last needs the transport of ClientTransport.
+// https://… or unix:///path. The last needs the transport of ClientTransport. The error
+// does not show the address: there may be a password in it.
 func BaseURL(address string) (string, error) {
 	if path, is := socketPath(address); is {
 		return "http://" + hex.EncodeToString([]byte(path)) + socketHost, nil
@@ -95,8 +114,11 @@ func BaseURL(address string) (string, error) {
 		address = "http://" + address
 	}
 	u, err := url.Parse(address)
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil {
-		return "", fmt.Errorf("is not host:port, http://…, https://… or unix:///path")
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+		return "", errors.New("is not host:port, http://…, https://… or unix:///path")
+	}
+	if u.User != nil {
+		return "", errors.New("must be without user and password")
 	}
 	return strings.TrimRight(address, "/"), nil
 }

@@ -95,7 +95,7 @@ func checkConsulAddress(p *Problems, address, from string) {
 	u, err := url.Parse(scheme + "://" + rest)
 	switch {
 	case scheme != "http" && scheme != "https" && scheme != "unix":
-		p.Addf(from, "address", "%q is not host:port or a URL with http, https or unix", address)
+		p.Addf(from, "address", "%s:// is not http, https or unix; give host:port or such a URL", scheme) // not the rest, as below
 	case err != nil || (u.Host == "" && scheme != "unix") || u.User != nil:
 		// The address is not shown: there may be a password in it.
 		p.Addf(from, "address", "is not host:port, and not a URL without user and password")

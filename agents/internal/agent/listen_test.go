@@ -268,7 +268,7 @@ func TestConsul(t *testing.T) {
 			env:     map[string]string{"CONSUL_HTTP_TOKEN_FILE": "/nope"},
 			problem: "CONSUL_HTTP_TOKEN_FILE: token_file: open /nope: no such file or directory",
 		},
-		"scheme":   {consul: &Consul{Address: given("tcp://c:1")}, problem: `a.hcl:1:1: address: "tcp://c:1" is not host:port or a URL with http, https or unix`},
+		"scheme":   {consul: &Consul{Address: given("tcp://c:1")}, problem: `a.hcl:1:1: address: tcp:// is not http, https or unix; give host:port or such a URL`},
 		"password": {consul: &Consul{Address: given("http://u:p@c:1")}, problem: "a.hcl:1:1: address: is not host:port, and not a URL without user and password"},
 		"environment's address": {
 			env:     map[string]string{"CONSUL_HTTP_ADDR": "http://"},

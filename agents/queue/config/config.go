@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"net"
-	"os"
 	"strings"
 	"time"
 
@@ -165,14 +164,10 @@ func (f *file) peerToken(p *agent.Problems) string {
 	if v.V == "" {
 		v = f.Listen.TokenFile
 	}
-	if v.V == "" {
-		return ""
+	if f.Peer.TokenFile.V == "" {
+		p = new(agent.Problems) // listen has told of its own
 	}
-	token, err := os.ReadFile(v.V)
-	if err != nil && f.Peer.TokenFile.V != "" { // listen has told of its own
-		p.Addf(v.From, "token_file", "%v", err)
-	}
-	return strings.TrimSpace(string(token))
+	return agent.ReadToken(p, "token_file", v)
 }
 
 // checkField adds what is wrong with a field, by whatever package has found it.

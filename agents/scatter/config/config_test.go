@@ -279,7 +279,7 @@ func TestProblems(t *testing.T) {
 		"log level":     {`log_level = "loud"` + least, `FILE:1:13: log_level: "loud" is not one of trace, debug, info, warn, error and off`},
 		"drain timeout": {`drain_timeout = "1h"` + least, "FILE:1:17: drain_timeout: 1h0m0s is not between 1s and 10m0s"},
 		"listen":        {"listen {\n  address = \":4060\"\n}" + least, `FILE:2:13: address: ":4060" can be reached from other machines; give cert_file and key_file, or token_file, or an address on 127.0.0.1 or unix:///`},
-		"consul":        {"consul {\n  address = \"ftp://x\"\n}" + least, `FILE:2:13: address: "ftp://x" is not host:port or a URL with http, https or unix`},
+		"consul":        {"consul {\n  address = \"ftp://x\"\n}" + least, `FILE:2:13: address: ftp:// is not http, https or unix; give host:port or such a URL`},
 		"unlabelled":    {"route {}", "FILE:1:7: Missing name for route; All route blocks must have 1 labels (name)."},
 		"empty":         {"route \"a\" {}", "FILE:1:11: pattern: is missing; write for example \"GET /search\"\nFILE:1:11: service: is missing; it is the name that leaves have in Consul"},
 		"name":          {"route \"a b\" {\n  pattern = \"/a\"\n  service = \"s\"\n}", `FILE:1:13: route: "a b" is not 1 to 128 letters, digits, dots, underscores and dashes beginning with a letter or digit`},

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"sync"
 	"time"
 )
 
@@ -23,18 +22,6 @@ const (
 
 // maxTries bounds the leaves of a shard that are asked after a failure.
 const maxTries = 3
-
-// answer is that of a leaf. It is freed when it was merged.
-type answer struct {
-	leaf   *leaf
-	header http.Header
-	body   []byte
-	buf    *bytes.Buffer // nil: none to be given back
-	free   func()
-}
-
-// buffers hold answers of up to small bytes.
-var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // try is one attempt to ask.
 type try struct {
@@ -217,40 +204,15 @@ func (f *flight) exchange(ctx context.Context, t *try) (waited time.Duration, er
 
 // read reads an answer. What is wrong with one that is whole is said in the try.
 func (f *flight) read(ctx context.Context, t *try, resp *http.Response) (waited time.Duration, err error) {
-	if resp.ContentLength > f.g.cfg.MaxPartial {
+	a := &answer{leaf: t.leaf, header: resp.Header, group: f.g}
+	switch {
+	case resp.ContentLength > f.g.cfg.MaxPartial:
 		t.reason, t.detail = TooLarge, fmt.Sprintf("%d bytes, and %d are the limit", resp.ContentLength, f.g.cfg.MaxPartial)
 		return 0, nil
-	}
-	a := &answer{leaf: t.leaf, header: resp.Header}
-	began := time.Now()
-	if err := f.g.smalls.Acquire(ctx, 1); err != nil {
-		return 0, err
-	}
-	waited = time.Since(began)
-	a.buf = buffers.Get().(*bytes.Buffer)
-	a.buf.Reset()
-	large := int64(0)
-	a.free = func() {
-		if a.buf != nil {
-			buffers.Put(a.buf)
-		}
-		f.g.smalls.Release(1)
-		f.g.larges.Release(large)
-	}
-	n, err := io.Copy(a.buf, io.LimitReader(resp.Body, small))
-	if err == nil && n == small {
-		began := time.Now()
-		rest := f.g.cfg.MaxPartial
-		if resp.ContentLength > 0 {
-			rest = resp.ContentLength
-		}
-		if err = f.g.larges.Acquire(ctx, rest); err == nil {
-			large = rest
-			waited += time.Since(began)
-			a.body, err = readRest(a.buf.Bytes(), resp, f.g.cfg.MaxPartial)
-		}
-	} else {
-		a.body = a.buf.Bytes()
+	case resp.ContentLength > small:
+		waited, err = a.readLarge(ctx, resp.Body, resp.ContentLength)
+	default:
+		waited, err = a.readSmall(ctx, resp.Body, f.g.cfg.MaxPartial)
 	}
 	switch {
 	case errors.Is(err, errTooLarge):
@@ -268,23 +230,4 @@ func (f *flight) read(ctx context.Context, t *try, resp *http.Response) (waited 
 	}
 	a.free()
 	return waited, err
-}
-
-// errTooLarge says that an answer has more bytes than it may.
-var errTooLarge = errors.New("the answer is too large")
-
-// readRest reads what comes after the first bytes.
-func readRest(first []byte, resp *http.Response, most int64) ([]byte, error) {
-	if resp.ContentLength > 0 {
-		body := make([]byte, resp.ContentLength)
-		n := copy(body, first)
-		_, err := io.ReadFull(resp.Body, body[n:])
-		return body, err
-	}
-	buf := bytes.NewBuffer(bytes.Clone(first))
-	n, err := io.Copy(buf, io.LimitReader(resp.Body, most-int64(len(first))+1))
-	if err == nil && n > most-int64(len(first)) {
-		err = errTooLarge
-	}
-	return buf.Bytes(), err
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -85,16 +86,12 @@ func (c Coverage) Set(h http.Header) {
 	h.Set(MissingHeader, b.String())
 }
 
+var token = regexp.MustCompile(`^[a-zA-Z0-9_.:/-]+$`)
+
 // quote writes a name as a string of a structured field (RFC 8941), or as it is if it is a
 // token or a number.
 func quote(name string) string {
-	plain := name != ""
-	for _, r := range name {
-		if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.:/", r)) {
-			plain = false
-		}
-	}
-	if plain {
+	if token.MatchString(name) {
 		return name
 	}
 	return strconv.QuoteToASCII(name)

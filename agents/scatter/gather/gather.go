@@ -130,7 +130,7 @@ func (g *Group) Gather(ctx context.Context, req *Request, begin func(ctx context
 	if err := m.Finish(); err != nil {
 		return c, err
 	}
-	bad, is := m.(merge.Garbager)
+	bad, is := m.(merge.WithGarbage)
 	if !is || len(bad.Garbage()) == 0 {
 		return c, nil
 	}

@@ -100,7 +100,7 @@ func nth(all ...leafFunc) leafFunc {
 // endless answers with bytes that never end.
 func endless(pause time.Duration) leafFunc {
 	return func(req *http.Request, _ int) (*http.Response, error) {
-		return &http.Response{StatusCode: 200, Header: http.Header{}, ContentLength: -1, Body: io.NopCloser(&trickle{req.Context(), pause})}, nil
+		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, ContentLength: -1, Body: io.NopCloser(&trickle{req.Context(), pause})}, nil
 	}
 }
 

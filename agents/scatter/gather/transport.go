@@ -221,7 +221,7 @@ func (t *transport) take(address string, checked bool) *conn {
 		c := list[len(list)-1]
 		list[len(list)-1] = nil
 		t.idle[address] = list[:len(list)-1]
-		if now.Sub(c.since) < idleTime && c.in.Buffered() == 0 && !(checked && closed(c.Conn)) {
+		if now.Sub(c.since) < idleTime && c.in.Buffered() == 0 && (!checked || !closed(c.Conn)) {
 			return c
 		}
 		_ = c.Close()

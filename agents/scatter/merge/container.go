@@ -33,15 +33,15 @@ const (
 // ErrClosed says that the [Container] has been closed.
 var ErrClosed = errors.New("closed")
 
-// Statuser is implemented by a [Merge] whose answer may have a status other than 200. It
+// WithStatus is implemented by a [Merge] whose answer may have a status other than 200. It
 // is known from the first Write on, and after Finish.
-type Statuser interface {
+type WithStatus interface {
 	Status() int
 }
 
-// Garbager is implemented by a [Merge] that may learn after Add that a partial was not
+// WithGarbage is implemented by a [Merge] that may learn after Add that a partial was not
 // what it should be.
-type Garbager interface {
+type WithGarbage interface {
 	// Garbage returns the shards of those, after Finish: nothing has been taken of them.
 	Garbage() []string
 }
@@ -79,21 +79,15 @@ func NewContainer(cfg ContainerConfig) (*Container, error) {
 		return nil, err
 	}
 	cfg.URL = strings.TrimSuffix(cfg.URL, "/")
-	for _, f := range []struct {
-		name      string
-		value     *int
-		otherwise int
-	}{
-		{"FoldBytes", &cfg.FoldBytes, DefaultFoldBytes},
-		{"FoldParts", &cfg.FoldParts, DefaultFoldParts},
-		{"MaxConns", &cfg.MaxConns, DefaultMaxConns},
-	} {
-		switch {
-		case *f.value < 0:
-			return nil, fmt.Errorf("%s: %d is negative; leave it out for %d", f.name, *f.value, f.otherwise)
-		case *f.value == 0:
-			*f.value = f.otherwise
-		}
+	var err error
+	if cfg.FoldBytes, err = orDefault("FoldBytes", cfg.FoldBytes, DefaultFoldBytes); err != nil {
+		return nil, err
+	}
+	if cfg.FoldParts, err = orDefault("FoldParts", cfg.FoldParts, DefaultFoldParts); err != nil {
+		return nil, err
+	}
+	if cfg.MaxConns, err = orDefault("MaxConns", cfg.MaxConns, DefaultMaxConns); err != nil {
+		return nil, err
 	}
 	return &Container{
 		cfg:    cfg,
@@ -112,13 +106,13 @@ func checkURL(text string) error {
 	u, err := url.Parse(text)
 	switch {
 	case text == "":
-		return errors.New("URL: it is missing; say where the merge container is, like http://127.0.0.1:9000")
+		return wrong("URL", "it is missing; say where the merge container is, like http://127.0.0.1:9000")
 	case err != nil:
-		return fmt.Errorf("URL: %w; write it like http://127.0.0.1:9000", err)
+		return wrong("URL", "%w; write it like http://127.0.0.1:9000", err)
 	case u.Scheme != "http" || u.Hostname() == "":
-		return fmt.Errorf("URL: %q is no HTTP address; write it like http://127.0.0.1:9000", text)
+		return wrong("URL", "%q is no HTTP address; write it like http://127.0.0.1:9000", text)
 	case u.User != nil || strings.ContainsAny(text, "?#"):
-		return fmt.Errorf("URL: %q has a user, a query or a fragment; leave that out", u.Redacted())
+		return wrong("URL", "%q has a user, a query or a fragment; leave that out", u.Redacted())
 	}
 	return nil
 }

@@ -16,7 +16,7 @@
 //
 //   - A partial answer is merged as a whole or not at all. One that is not what it should
 //     be is [ErrGarbage], and the others are merged all the same. Only the container can
-//     say so later: see [Garbager].
+//     say so later: see [WithGarbage].
 //   - The time is linear in the bytes that come in, but for sorting what goes out.
 //   - Memory is bounded: Concat, JSONArray and NDJSON keep nothing, Container keeps FoldBytes
 //     and the last part, and the others MaxBytes, beside as much for the partial answer

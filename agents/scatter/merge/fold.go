@@ -172,10 +172,10 @@ func (f *fold) Abort() {
 	})
 }
 
-// Status implements [Statuser].
+// Status implements [WithStatus].
 func (f *fold) Status() int { return f.status }
 
-// Garbage implements [Garbager]. The shards are in order.
+// Garbage implements [WithGarbage]. The shards are in order.
 func (f *fold) Garbage() []string {
 	var shards []string
 	for shard, ok := range f.usable {

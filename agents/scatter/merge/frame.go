@@ -73,17 +73,12 @@ type Reader struct {
 
 // NewReader returns an error that names the field that is wrong, if any.
 func NewReader(r io.Reader, cfg ReaderConfig) (*Reader, error) {
-	if cfg.MaxHead < 0 {
-		return nil, fmt.Errorf("MaxHead: %d is negative; leave it out for %d", cfg.MaxHead, DefaultMaxHead)
+	var err error
+	if cfg.MaxHead, err = orDefault("MaxHead", cfg.MaxHead, DefaultMaxHead); err != nil {
+		return nil, err
 	}
-	if cfg.MaxPart < 0 {
-		return nil, fmt.Errorf("MaxPart: %d is negative; leave it out for %d", cfg.MaxPart, DefaultMaxPart)
-	}
-	if cfg.MaxHead == 0 {
-		cfg.MaxHead = DefaultMaxHead
-	}
-	if cfg.MaxPart == 0 {
-		cfg.MaxPart = DefaultMaxPart
+	if cfg.MaxPart, err = orDefault("MaxPart", cfg.MaxPart, DefaultMaxPart); err != nil {
+		return nil, err
 	}
 	return &Reader{r: bufio.NewReader(r), cfg: cfg}, nil
 }

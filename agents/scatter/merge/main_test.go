@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/shoenig/test/must"
 	"go.uber.org/goleak"
@@ -17,9 +16,6 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// patience is how long a test waits for what happens at once unless the code is broken.
-const patience = 30 * time.Second
 
 // answer is a Writer that keeps what is written, and the header as it was at that time.
 type answer struct {
@@ -223,7 +219,7 @@ func TestUnquote(t *testing.T) {
 }
 
 func TestCompareShards(t *testing.T) {
-	sorted := []string{"0", "00", "1", "01", "2", "9", "10", "123456789012345678901234567890", "", "-1", "1a", "a", "b10", "b9"}
+	sorted := []string{"0", "00", "01", "1", "2", "9", "10", "123456789012345678901234567890", "", "-1", "1a", "a", "b10", "b9"}
 	for i, a := range sorted {
 		for j, b := range sorted {
 			got := compareShards(a, b)

@@ -45,8 +45,8 @@ type Merger interface {
 }
 
 // Merge merges the answers to one request. It is used by one goroutine, and either Finish
-// or Abort ends it; Abort may also follow a Finish that failed. It may implement [Statuser]
-// and [Garbager].
+// or Abort ends it; Abort may also follow a Finish that failed. It may implement [WithStatus]
+// and [WithGarbage].
 type Merge interface {
 	// Add takes a partial answer. An error that is ErrGarbage is the partial's fault, and
 	// nothing of it has been taken; after any other one the merge is lost, and Abort is all

@@ -60,20 +60,20 @@ type TopK struct {
 // NewTopK returns an error that names the field that is wrong, if any.
 func NewTopK(cfg TopKConfig) (*TopK, error) {
 	if cfg.K < 1 {
-		return nil, fmt.Errorf("K: %d is less than 1; say how many elements the answer should have", cfg.K)
+		return nil, wrong("K", "%d is less than 1; say how many elements the answer should have", cfg.K)
 	}
 	if cfg.MaxK == 0 {
 		cfg.MaxK = max(cfg.K, DefaultMaxK)
 	}
 	if cfg.MaxK < cfg.K {
-		return nil, fmt.Errorf("MaxK: %d is less than K, which is %d; raise it or leave it out", cfg.MaxK, cfg.K)
+		return nil, wrong("MaxK", "%d is less than K, which is %d; raise it or leave it out", cfg.MaxK, cfg.K)
 	}
 	if cfg.Field == "" {
-		return nil, errors.New("Field: it is missing; say what elements are ordered by, such as \"score\"")
+		return nil, wrong("Field", "it is missing; say what elements are ordered by, such as \"score\"")
 	}
 	t := &TopK{cfg: cfg, place: &place{}}
 	var err error
-	if t.cfg.MaxBytes, err = limitOf(cfg.MaxBytes); err != nil {
+	if t.cfg.MaxBytes, err = orDefault("MaxBytes", cfg.MaxBytes, DefaultMaxBytes); err != nil {
 		return nil, err
 	}
 	if t.items, err = pathOf("Items", cfg.Items); err != nil {
@@ -102,11 +102,11 @@ func pathOf(name, path string) ([]string, error) {
 	names := strings.Split(path, ".")
 	for _, n := range names {
 		if n == "" {
-			return nil, fmt.Errorf("%s: %q has an empty name; write it like \"meta.score\"", name, path)
+			return nil, wrong(name, "%q has an empty name; write it like \"meta.score\"", path)
 		}
 	}
 	if len(names) >= maxDepth {
-		return nil, fmt.Errorf("%s: it has %d names; it may have %d", name, len(names), maxDepth-1)
+		return nil, wrong(name, "it has %d names; shorten it to %d", len(names), maxDepth-1)
 	}
 	return names, nil
 }

@@ -3,24 +3,9 @@ package merge
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 )
-
-// DefaultMaxBytes is the limit of what a merge keeps in memory, unless it is configured.
-const DefaultMaxBytes = 16 << 20
-
-// limitOf checks a MaxBytes.
-func limitOf(maxBytes int64) (int64, error) {
-	switch {
-	case maxBytes < 0:
-		return 0, fmt.Errorf("MaxBytes: %d is negative; leave it out for %d", maxBytes, DefaultMaxBytes)
-	case maxBytes == 0:
-		return DefaultMaxBytes, nil
-	}
-	return maxBytes, nil
-}
 
 // JSONMergeConfig is for [NewJSONMerge].
 type JSONMergeConfig struct {
@@ -41,7 +26,7 @@ type JSONMerge struct{ maxBytes int64 }
 
 // NewJSONMerge returns an error that names the field that is wrong, if any.
 func NewJSONMerge(cfg JSONMergeConfig) (*JSONMerge, error) {
-	maxBytes, err := limitOf(cfg.MaxBytes)
+	maxBytes, err := orDefault("MaxBytes", cfg.MaxBytes, DefaultMaxBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +58,7 @@ type Sum struct{ maxBytes int64 }
 
 // NewSum returns an error that names the field that is wrong, if any.
 func NewSum(cfg SumConfig) (*Sum, error) {
-	maxBytes, err := limitOf(cfg.MaxBytes)
+	maxBytes, err := orDefault("MaxBytes", cfg.MaxBytes, DefaultMaxBytes)
 	if err != nil {
 		return nil, err
 	}

@@ -41,8 +41,8 @@ func TestSum(t *testing.T) {
 		},
 		"exact":           {in: []Partial{in("1", `9007199254740993`), in("2", `2`)}, want: `9007199254740995`},
 		"largest":         {in: []Partial{in("1", `9223372036854775806`), in("2", `1`)}, want: `9223372036854775807`},
-		"overflow":        {in: []Partial{in("1", `9223372036854775807`), in("2", `1`)}, want: `9223372036854775808`},
-		"underflow":       {in: []Partial{in("1", `-9223372036854775808`), in("2", `-1`), in("3", `0`)}, want: `-9223372036854775808`},
+		"overflow":        {in: []Partial{in("1", `9223372036854775807`), in("2", `1`)}, want: `9223372036854776000`},
+		"underflow":       {in: []Partial{in("1", `-9223372036854775808`), in("2", `-1`), in("3", `0`)}, want: `-9223372036854776000`},
 		"beyond an int64": {in: []Partial{in("1", `100000000000000000000`), in("2", `1e22`)}, want: `1.01e+22`},
 		"arrays":          {in: []Partial{in("1", `{"h":[1,2,3.5]}`), in("2", `{"h":[10,20,30]}`)}, want: `{"h":[11,22,33.5]}`},
 		"empty arrays":    {in: []Partial{in("1", `[]`), in("2", `[]`)}, want: `[]`},
@@ -179,4 +179,19 @@ func FuzzTree(f *testing.F) {
 			must.True(t, json.Valid(w.body.Bytes()), must.Sprint(w.body.String()))
 		}
 	})
+}
+
+// Pieces come out in order whatever their sizes are beside that of the output's buffer.
+func TestJSONMergeLarge(t *testing.T) {
+	m := must1(NewJSONMerge(JSONMergeConfig{}))
+	var members []string
+	for i := range 2000 {
+		members = append(members, fmt.Sprintf(`"name%04d":"%s"`, i, strings.Repeat("x", i%100)))
+	}
+	members = append(members, `"x":"`+strings.Repeat("y", writeSize)+`"`, `"z":[1]`)
+	body := "{" + strings.Join(members, ",") + "}"
+	w := newAnswer()
+	must.SliceEmpty(t, mergeAll(t, m, w, in("1", body)))
+	must.True(t, body == w.body.String())
+	must.Greater(t, 4, w.writes)
 }

@@ -113,7 +113,7 @@ func (rt *route) answer(ctx context.Context, r *http.Request, req *gather.Reques
 	if err != nil {
 		return nil, err
 	}
-	if s, is := m.(merge.Statuser); is && s.Status() != 0 {
+	if s, is := m.(merge.WithStatus); is && s.Status() != 0 {
 		a.status = s.Status()
 	}
 	a.coverage, a.at = c, time.Now()
@@ -258,7 +258,7 @@ func isHex(text string, n int) bool {
 		return false
 	}
 	for _, c := range text {
-		if !(c >= '0' && c <= '9' || c >= 'a' && c <= 'f') {
+		if !strings.ContainsRune("0123456789abcdef", c) {
 			return false
 		}
 	}
@@ -375,7 +375,7 @@ type streamed struct {
 func (s *streamed) Header() http.Header { return s.w.Header() }
 
 func (s *streamed) Write(b []byte) (int, error) {
-	if m, is := s.m.(merge.Statuser); is && !s.begun && m.Status() != 0 {
+	if m, is := s.m.(merge.WithStatus); is && !s.begun && m.Status() != 0 {
 		s.w.WriteHeader(m.Status())
 	}
 	s.begun = true

@@ -145,7 +145,7 @@ func TestFaults(t *testing.T) {
 		"resets":    {fault(func(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0) }), 502, "reset"},
 		"closes":    {fault(func(net.Conn) {}), 502, "reset"},
 		"cuts":      {fault(func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc") }), 502, "reset"},
-		"500":       {leaf(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }), 502, "status"},
+		"500":       {leaf(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }), 502, "status"},
 		"no HTTP":   {fault(func(c net.Conn) { _, _ = io.WriteString(c, "SSH-2.0-OpenSSH\r\n\r\n") }), 502, "garbage"},
 		"huge head": {fault(func(c net.Conn) { _, _ = io.Copy(c, io.LimitReader(zeros{}, 1<<20)) }), 502, "garbage"},
 		"1 GB":      {leaf(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.Copy(w, io.LimitReader(zeros{}, 1<<30)) }), 502, "toolarge"},
@@ -271,7 +271,7 @@ func TestRefused(t *testing.T) {
 func TestLeavesRefuse(t *testing.T) {
 	no := leaf(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/problem+json")
-		w.WriteHeader(422)
+		w.WriteHeader(http.StatusUnprocessableEntity)
 		_, _ = io.WriteString(w, `{"title":"no such field"}`)
 	})
 	s := front(t, RouteConfig{}, gather.Config{}, no, no)
@@ -343,7 +343,7 @@ func TestClientGone(t *testing.T) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL, nil)
 	must.NoError(t, err)
 	go func() { <-entered; cancel() }()
-	_, err = (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req) //nolint:bodyclose // there is none
+	_, err = (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
 	must.ErrorIs(t, err, context.Canceled)
 	<-left
 }

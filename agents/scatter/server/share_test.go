@@ -135,7 +135,7 @@ func TestCache(t *testing.T) {
 
 func TestKey(t *testing.T) {
 	k := func(change func(r *http.Request, req *gather.Request)) key {
-		r := httptest.NewRequest("GET", "/a?b=c", nil)
+		r := httptest.NewRequest(http.MethodGet, "/a?b=c", nil)
 		req := &gather.Request{Header: http.Header{"Accept": {"x"}, "Authorization": {"one"}}}
 		change(r, req)
 		return keyOf(r, req)

@@ -1,19 +1,26 @@
 package config
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"net/http"
+	"net/url"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/consul/api"
+	"gocloud.dev/blob"
 
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
 	"github.com/nomad-patterns/nomad-patterns/agents/worker/files"
+	"github.com/nomad-patterns/nomad-patterns/agents/worker/httpmode"
 	"github.com/nomad-patterns/nomad-patterns/queue"
 )
 
@@ -85,10 +92,7 @@ func (f *file) worker(p *agent.Problems, publish bool) *Worker {
 	f.Slots.Default(1)
 	f.DrainTimeout.Default(defaultDrainTimeout)
 	f.Name.Default(files.DefaultName)
-	if dir := os.Getenv("NOMAD_TASK_DIR"); dir != "" {
-		f.WorkDir.Default(dir)
-	}
-	f.WorkDir.Default(os.TempDir())
+	f.WorkDir.Default(cmp.Or(os.Getenv("NOMAD_TASK_DIR"), os.TempDir()))
 
 	if !f.Queue.IsSet() {
 		p.Addf("", "queue", "is missing; give -queue or WORKER_QUEUE")
@@ -106,6 +110,7 @@ func (f *file) worker(p *agent.Problems, publish bool) *Worker {
 	agent.Between(p, "drain_timeout", f.DrainTimeout, 0, maxDrainTimeout)
 	f.checkWay(p, publish)
 	f.checkFiles(p)
+	f.checkListen(p, publish)
 	level, err := agent.ParseLevel(f.LogLevel.V)
 	if err != nil {
 		p.Addf(f.LogLevel.From, "log_level", "%v", err)
@@ -121,7 +126,6 @@ func (f *file) worker(p *agent.Problems, publish bool) *Worker {
 		Log: agent.LogConfig{Level: level, JSON: f.LogJSON.V},
 	}
 	if f.Listen.Address.V != "" {
-		f.Listen.Check(p)
 		w.Listen = f.Listen
 	}
 	return w
@@ -141,8 +145,18 @@ func (f *file) checkWay(p *agent.Problems, publish bool) {
 	if ways != 1 {
 		p.Addf("", "", "give one of a command after --, -http and -dispatch; there are %d", ways)
 	}
-	if f.HTTPReady.V != "" && f.HTTP.V == "" {
-		p.Addf(f.HTTPReady.From, "http_ready", "goes with -http only")
+	if f.HTTP.V != "" {
+		if err := httpmode.CheckURL(f.HTTP.V); err != nil {
+			p.Addf(f.HTTP.From, "http", "%v", err)
+		}
+	}
+	if f.HTTPReady.V != "" {
+		if err := httpmode.CheckURL(f.HTTPReady.V); err != nil {
+			p.Addf(f.HTTPReady.From, "http_ready", "%v", err)
+		}
+		if f.HTTP.V == "" {
+			p.Addf(f.HTTPReady.From, "http_ready", "goes with -http only")
+		}
 	}
 	if f.Output.V == "" && !f.NoOutput.V {
 		p.Addf(f.Output.From, "output", "is missing; say where outputs go, or -no-output if there are none")
@@ -160,9 +174,71 @@ func (f *file) checkFiles(p *agent.Problems) {
 	}
 	for _, u := range f.InputURLs.V {
 		if !strings.Contains(u, "://") {
-			p.Addf(f.InputURLs.From, "input_urls", "%q is not the beginning of a URL such as s3://bucket/", u)
+			p.Addf(f.InputURLs.From, "input_urls", "%sis not the beginning of a URL such as s3://bucket/", shown(u, f.InputURLs.V))
 		}
 	}
+	if err := checkOutput(f.Output.V); err != nil {
+		p.Addf(f.Output.From, "output", "%v", err)
+	}
+}
+
+// checkOutput finds what files.New would refuse when the worker starts, without opening
+// anything. The error does not show the place: there may be a password in it.
+func checkOutput(place string) error {
+	if !strings.Contains(place, "://") {
+		return nil // a directory, or nothing
+	}
+	u, err := url.Parse(place)
+	switch mux := blob.DefaultURLMux(); {
+	case err != nil:
+		return errors.New("is not a directory, and not a URL such as s3://bucket/prefix?region=eu-central-1")
+	case u.User != nil:
+		return errors.New("must be without user and password")
+	case u.Scheme == "file":
+		if u.Host != "" && u.Host != "localhost" || !filepath.IsAbs(u.Path) {
+			return errors.New("is not file:// and an absolute path")
+		}
+	case !mux.ValidBucketScheme(u.Scheme):
+		return fmt.Errorf("%s:// is not a blob store that is known here; give a directory, or a URL that begins with %s://",
+			u.Scheme, strings.Join(mux.BucketSchemes(), ":// or "))
+	case u.Host == "":
+		return fmt.Errorf("names no bucket; write for example %s://bucket/prefix", u.Scheme)
+	}
+	return nil
+}
+
+// checkListen checks the API. Settings of one that there is not are refused, or nobody
+// would see that they do nothing.
+func (f *file) checkListen(p *agent.Problems, publish bool) {
+	l := f.Listen
+	if l.Address.V != "" {
+		l.Check(p)
+		return
+	}
+	if publish || l.Address.IsSet() {
+		return // the API of a file is not wanted: publish has none, and -listen= turns it off
+	}
+	for _, s := range []struct {
+		name string
+		agent.Value[string]
+	}{
+		{"socket_mode", l.SocketMode}, {"cert_file", l.CertFile}, {"key_file", l.KeyFile},
+		{"client_ca_file", l.ClientCAFile}, {"token_file", l.TokenFile}, {"management", l.Management},
+	} {
+		if s.V != "" {
+			p.Addf(s.From, s.name, "needs -listen or WORKER_LISTEN, the address of the API")
+		}
+	}
+}
+
+// shown is the beginning of a problem with one of several addresses: the address, or
+// nothing if there may be a password in it. All count, since QUEUE_ADDR is split at commas,
+// and then only one part of a password with a comma has the @.
+func shown(address string, all []string) string {
+	if strings.Contains(strings.Join(all, " "), "@") {
+		return ""
+	}
+	return strconv.Quote(address) + " "
 }
 
 // checkField adds a *queue.FieldError.
@@ -180,6 +256,7 @@ func checkField(p *agent.Problems, from string, err error) {
 func (f *file) client(p *agent.Problems) queue.ClientConfig {
 	cfg := queue.ClientConfig{
 		Addresses: f.Brokers.Addresses.V,
+		Token:     agent.ReadToken(p, "token_file", f.Brokers.TokenFile),
 		Transport: &http.Transport{
 			TLSClientConfig:     agent.ClientTLS(p, f.Brokers.CAFile, f.Brokers.CertFile, f.Brokers.KeyFile),
 			MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 5 * time.Second, ForceAttemptHTTP2: true,
@@ -187,15 +264,8 @@ func (f *file) client(p *agent.Problems) queue.ClientConfig {
 	}
 	for _, a := range cfg.Addresses {
 		if _, err := agent.BaseURL(a); err != nil {
-			p.Addf(f.Brokers.Addresses.From, "queue-addr", "%q %v", a, err)
+			p.Addf(f.Brokers.Addresses.From, "queue-addr", "%s%v", shown(a, cfg.Addresses), err)
 		}
-	}
-	if file := f.Brokers.TokenFile; file.V != "" {
-		token, err := os.ReadFile(file.V)
-		if err != nil {
-			p.Addf(file.From, "token_file", "%v", err)
-		}
-		cfg.Token = strings.TrimSpace(string(token))
 	}
 	if len(cfg.Addresses) > 0 {
 		return cfg
@@ -226,7 +296,7 @@ func resolve(ctx context.Context, client *api.Client, service string) ([]string,
 			if host == "" {
 				host = e.Node.Address
 			}
-			address = fmt.Sprintf("%s:%d", host, e.Service.Port)
+			address = net.JoinHostPort(host, strconv.Itoa(e.Service.Port))
 		}
 		found = append(found, address)
 	}

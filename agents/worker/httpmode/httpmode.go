@@ -59,14 +59,27 @@ type Program struct {
 	client    *http.Client
 }
 
+// CheckURL checks a URL of the program. The error does not show it: there may be a
+// password in it.
+func CheckURL(address string) error {
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return errors.New("is not a URL such as http://127.0.0.1:9000/work")
+	}
+	if u.User != nil {
+		return errors.New("must be without user and password")
+	}
+	return nil
+}
+
 // New checks the URLs.
 func New(cfg Config) (*Program, error) {
 	for _, u := range []string{cfg.URL, cfg.Ready} {
 		if u == "" && cfg.URL != "" {
 			continue
 		}
-		if p, err := url.Parse(u); err != nil || p.Scheme != "http" && p.Scheme != "https" || p.Host == "" || p.User != nil {
-			return nil, fmt.Errorf("%q is not a URL such as http://127.0.0.1:9000/work", u)
+		if err := CheckURL(u); err != nil {
+			return nil, fmt.Errorf("the address of the program %w", err)
 		}
 	}
 	t := agent.ClientTransport(nil)
