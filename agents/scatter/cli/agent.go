@@ -58,7 +58,7 @@ func runAgent(ctx context.Context, cfg *config.Agent, log hclog.Logger, reload f
 	if err != nil {
 		return fmt.Errorf("use consul: %w", err)
 	}
-	made, err := server.New(server.Config{ID: cfg.ID, Address: a.Addr().String(), Consul: client, Routes: cfg.Routes, Logger: log})
+	made, err := server.New(server.Config{ID: cfg.ID, Private: cfg.Listen.TokenFile.V != "", Address: a.Addr().String(), Consul: client, Routes: cfg.Routes, Logger: log})
 	if err != nil {
 		return err
 	}

@@ -203,6 +203,20 @@ func TestMergers(t *testing.T) {
 	}
 }
 
+func TestToken(t *testing.T) {
+	bare(t)
+	file := filepath.Join(t.TempDir(), "token")
+	must.NoError(t, os.WriteFile(file, []byte("secret\n"), 0o600))
+	route := func(path string) string {
+		return fmt.Sprintf("route \"r\" {\npattern = \"/r\"\nservice = \"s\"\ntoken_file = %q\n}", path)
+	}
+	a, err := load(t, route(file))
+	must.NoError(t, err)
+	must.Eq(t, "secret", a.Routes[0].Token)
+	_, err = load(t, route("/nope"))
+	must.ErrorContains(t, err, "4:14: token_file: open /nope: no such file or directory")
+}
+
 func TestFlagsAndEnvironment(t *testing.T) {
 	bare(t)
 	t.Setenv("SCATTER_ID", "from-env")

@@ -37,6 +37,7 @@ type routeBlock struct {
 	Merge       agent.Value[string]        `hcl:"merge,optional"`
 	TopK        *topKBlock                 `hcl:"top_k,block"`
 	Container   *containerBlock            `hcl:"container,block"`
+	TokenFile   agent.Value[string]        `hcl:"token_file,optional"`
 	Idempotent  agent.Value[bool]          `hcl:"idempotent,optional"`
 	Stream      agent.Value[bool]          `hcl:"stream,optional"`
 	Coalesce    agent.Value[bool]          `hcl:"coalesce,optional"`

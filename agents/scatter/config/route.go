@@ -88,7 +88,7 @@ func (b *routeBlock) route(p *agent.Problems, from string) server.Route {
 	}
 	r := server.Route{
 		Name: b.Name, Pattern: b.Pattern.V, Service: b.Service.V, Tags: b.Tags.V, ShardMeta: b.ShardMeta.V,
-		Merger: b.merger(p), Idempotent: b.Idempotent.V, Stream: b.Stream.V, Coalesce: b.Coalesce.V, Cache: b.Cache.V,
+		Merger: b.merger(p), Token: agent.ReadToken(p, "token_file", b.TokenFile), Idempotent: b.Idempotent.V, Stream: b.Stream.V, Coalesce: b.Coalesce.V, Cache: b.Cache.V,
 	}
 	b.checkShared(p)
 	r.CacheBytes = count(p, "cache_bytes", b.CacheBytes, maxBytes, server.DefaultCacheBytes)

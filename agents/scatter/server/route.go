@@ -37,6 +37,9 @@ type RouteConfig struct {
 	Name   string
 	Group  *gather.Group
 	Merger merge.Merger
+	// Token is what leaves are shown. Private: what the client has shown is not for them.
+	Token   string
+	Private bool
 	// Idempotent: a leaf may be asked twice whatever the method is.
 	Idempotent bool
 	// Stream: the answer begins with the first partial answer. What is missing then shows
@@ -181,6 +184,12 @@ func (rt *route) request(r *http.Request) (*gather.Request, error) {
 		if !hopByHop[name] && !named(connection, name) {
 			req.Header[name] = values
 		}
+	}
+	if rt.Private {
+		req.Header.Del("Authorization")
+	}
+	if rt.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+rt.Token)
 	}
 	req.Header.Set(DepthHeader, strconv.Itoa(int(depth)+1))
 	if path != "" {

@@ -235,6 +235,20 @@ func TestForwarded(t *testing.T) {
 	must.StrNotContains(t, r.Header.Get(traceParent)[36:], "0123456789abcdef")
 }
 
+// The token of this root is not for leaves, and they may want one of their own.
+func TestTokens(t *testing.T) {
+	got := make(chan string, 1)
+	l := leaf(t, func(_ http.ResponseWriter, r *http.Request) { got <- r.Header.Get("Authorization") })
+	for want, cfg := range map[string]RouteConfig{
+		"Bearer client": {}, "": {Private: true}, "Bearer leaves": {Private: true, Token: "leaves"},
+	} {
+		s := front(t, cfg, gather.Config{}, l)
+		code, _, _, _ := get(t, s.URL, "Authorization", "Bearer client")
+		must.Eq(t, 200, code)
+		must.Eq(t, want, <-got)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	s := front(t, RouteConfig{MaxDepth: 3}, gather.Config{}, leaf(t, says("ok")))
 	for name, c := range map[string]struct {

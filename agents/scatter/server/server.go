@@ -38,6 +38,9 @@ type Route struct {
 	ShardMeta string
 	Gather    gather.Config // without name and logger
 	Merger    merge.Merger
+	// Token is what leaves are shown as "Authorization: Bearer …". Empty: what the client
+	// has sent.
+	Token string
 	// Idempotent: leaves may be asked twice whatever the method is.
 	Idempotent bool
 	// Stream: the answer begins with the first partial one. What is missing then shows in
@@ -60,6 +63,8 @@ type Route struct {
 type Config struct {
 	// ID is the name of this root, unique among all that a request may pass.
 	ID string
+	// Private: clients show this root a token of its own, which is not for leaves.
+	Private bool
 	// Address is shown on the status page.
 	Address string
 	Consul  *api.Client
@@ -181,7 +186,7 @@ func (s *Server) Routes(handle func(pattern string, h http.Handler)) {
 		handle(r.Pattern, &route{
 			RouteConfig: RouteConfig{
 				Name: r.Name, Group: r.group, Merger: r.Merger, Idempotent: r.Idempotent, Stream: r.Stream,
-				MaxAnswer: orDefault(r.MaxAnswer, DefaultMaxAnswer), MaxDepth: orDefault(r.MaxDepth, DefaultMaxDepth),
+				Token: r.Token, Private: s.cfg.Private, MaxAnswer: orDefault(r.MaxAnswer, DefaultMaxAnswer), MaxDepth: orDefault(r.MaxDepth, DefaultMaxDepth),
 			},
 			self: s.cfg.ID, metrics: s.metrics, shared: r.shared,
 		})
