@@ -22,6 +22,8 @@ const (
 	WorkQueue = "work-queue"
 	// Pipeline is a queue of three stages.
 	Pipeline = "pipeline"
+	// ScatterGather is a root, shards that it asks, and perhaps parents in between.
+	ScatterGather = "scatter-gather"
 )
 
 const suffix = ".nomad.hcl"

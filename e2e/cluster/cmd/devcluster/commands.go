@@ -58,7 +58,7 @@ func plugin(ctx context.Context, _ []string) error {
 }
 
 // agentNames are the programs of agents/.
-var agentNames = []string{"elector", "queue", "worker"}
+var agentNames = []string{"elector", "queue", "worker", "scatter"}
 
 // agents builds the agents.
 func agents(ctx context.Context, _ []string) error {
