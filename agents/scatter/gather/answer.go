@@ -1,11 +1,11 @@
 package gather
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,18 +17,54 @@ type answer struct {
 	body   []byte
 
 	group *Group
-	buf   *bytes.Buffer // of a small answer
-	block *[]byte       // of a large one
-	small int64         // places that are taken
-	large int64         // bytes that are taken
+	buf   *[]byte // of a small answer
+	block []byte  // of a large one
+	small int64   // places that are taken
+	large int64   // bytes that are taken
 }
 
-// buffers hold answers of up to small bytes, and blocks larger ones. What they hold is
-// bounded by what may be taken at a time.
-var (
-	buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
-	blocks  = sync.Pool{New: func() any { return new([]byte) }}
-)
+// buffers hold answers of up to small bytes.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// blocks hold larger ones. Those that are free are kept up to the bytes that may be taken at
+// a time: to collect and to clear them is most of the work with large answers.
+type blocks struct {
+	most int64
+
+	mu   sync.Mutex
+	free [][]byte
+	kept int64
+}
+
+// get returns a block of so many bytes, or more.
+func (b *blocks) get(n int64) []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := len(b.free) - 1; i >= 0; i-- {
+		if block := b.free[i]; int64(cap(block)) >= n {
+			b.free = slices.Delete(b.free, i, i+1)
+			b.kept -= int64(cap(block))
+			return block[:n]
+		}
+	}
+	return make([]byte, n)
+}
+
+func (b *blocks) put(block []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(b.free) > 0 && b.kept+int64(cap(block)) > b.most {
+		b.kept -= int64(cap(b.free[0]))
+		b.free = slices.Delete(b.free, 0, 1) // perhaps they have become too small
+	}
+	if b.kept+int64(cap(block)) <= b.most {
+		b.free = append(b.free, block)
+		b.kept += int64(cap(block))
+	}
+}
+
+// firstRead is the size of a buffer for an answer of unknown size, at first.
+const firstRead = 4 << 10
 
 // errTooLarge says that an answer has more bytes than it may.
 var errTooLarge = errors.New("the answer is too large")
@@ -39,7 +75,7 @@ func (a *answer) free() {
 		buffers.Put(a.buf)
 	}
 	if a.block != nil {
-		blocks.Put(a.block)
+		a.group.blocks.put(a.block)
 	}
 	a.group.smalls.Release(a.small)
 	a.group.larges.Release(a.large)
@@ -52,7 +88,8 @@ func (a *answer) readLarge(ctx context.Context, from io.Reader, size int64) (wai
 	if waited, err = a.take(ctx, size); err != nil {
 		return waited, err
 	}
-	a.grow(size)
+	a.block = a.group.blocks.get(size)
+	a.body = a.block[:size]
 	_, err = io.ReadFull(from, a.body)
 	if err == nil {
 		_, err = io.Copy(io.Discard, from) // its end has to be seen, so that the connection is kept
@@ -61,18 +98,34 @@ func (a *answer) readLarge(ctx context.Context, from io.Reader, size int64) (wai
 }
 
 // readSmall reads an answer that is small, or that may be.
-func (a *answer) readSmall(ctx context.Context, from io.Reader, most int64) (waited time.Duration, err error) {
+func (a *answer) readSmall(ctx context.Context, from io.Reader, size, most int64) (waited time.Duration, err error) {
 	began := time.Now()
 	if err := a.group.smalls.Acquire(ctx, 1); err != nil {
 		return time.Since(began), err
 	}
 	waited = time.Since(began)
 	a.small = 1
-	a.buf = buffers.Get().(*bytes.Buffer)
-	a.buf.Reset()
-	n, err := io.Copy(a.buf, io.LimitReader(from, small+1))
-	a.body = a.buf.Bytes()
-	if err != nil || n <= small {
+	a.buf = buffers.Get().(*[]byte)
+	if int64(cap(*a.buf)) <= size {
+		*a.buf = make([]byte, 0, size+1)
+	}
+	b := (*a.buf)[:0]
+	for err == nil {
+		if len(b) == cap(b) {
+			if len(b) >= small {
+				break
+			}
+			b = append(make([]byte, 0, min(max(2*cap(b), firstRead), small)), b...)
+		}
+		var n int
+		n, err = from.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+	}
+	*a.buf, a.body = b, b
+	if errors.Is(err, io.EOF) {
+		return waited, nil
+	}
+	if err != nil {
 		return waited, err
 	}
 	// It is large, and nobody knows how large.
@@ -81,13 +134,31 @@ func (a *answer) readSmall(ctx context.Context, from io.Reader, most int64) (wai
 	if err != nil {
 		return waited, err
 	}
-	rest := bytes.NewBuffer(bytes.Clone(a.body))
-	_, err = io.Copy(rest, io.LimitReader(from, most-n+1))
-	a.body = rest.Bytes()
-	if err == nil && int64(len(a.body)) > most {
-		err = errTooLarge
+	a.block = a.group.blocks.get(most)
+	first := copy(a.block, a.body)
+	n, err := fill(from, a.block[first:])
+	a.body = a.block[:first+n]
+	if err == nil {
+		var one [1]byte
+		if n, err = fill(from, one[:]); n > 0 {
+			return waited, errTooLarge
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		err = nil
 	}
 	return waited, err
+}
+
+// fill reads until there is no room (then there is no error), or an error, which may be
+// io.EOF. Unlike that of io.ReadFull it is the reader's own.
+func fill(from io.Reader, b []byte) (n int, err error) {
+	for n < len(b) && err == nil {
+		var k int
+		k, err = from.Read(b[n:])
+		n += k
+	}
+	return n, err
 }
 
 // take takes bytes of those that large answers may have.
@@ -98,13 +169,4 @@ func (a *answer) take(ctx context.Context, n int64) (waited time.Duration, err e
 	}
 	a.large = n
 	return time.Since(began), nil
-}
-
-// grow makes the body so long, out of a block.
-func (a *answer) grow(n int64) {
-	a.block = blocks.Get().(*[]byte)
-	if int64(cap(*a.block)) < n {
-		*a.block = make([]byte, n)
-	}
-	a.body = (*a.block)[:n]
 }

@@ -212,7 +212,7 @@ func (f *flight) read(ctx context.Context, t *try, resp *http.Response) (waited 
 	case resp.ContentLength > small:
 		waited, err = a.readLarge(ctx, resp.Body, resp.ContentLength)
 	default:
-		waited, err = a.readSmall(ctx, resp.Body, f.g.cfg.MaxPartial)
+		waited, err = a.readSmall(ctx, resp.Body, max(resp.ContentLength, 0), f.g.cfg.MaxPartial)
 	}
 	switch {
 	case errors.Is(err, errTooLarge):

@@ -124,6 +124,7 @@ type Group struct {
 	slots     *semaphore.Weighted // requests
 	smalls    *semaphore.Weighted // partial answers of up to small bytes
 	larges    *semaphore.Weighted // bytes of others
+	blocks    blocks
 	counts    counts
 
 	work sync.WaitGroup // goroutines that ask leaves
@@ -153,6 +154,7 @@ func New(cfg Config) (*Group, error) {
 		slots:     semaphore.NewWeighted(int64(cfg.MaxInFlight)),
 		smalls:    semaphore.NewWeighted(max(cfg.Memory/2/small, 1)),
 		larges:    semaphore.NewWeighted(max(cfg.Memory/2, cfg.MaxPartial)),
+		blocks:    blocks{most: max(cfg.Memory/2, cfg.MaxPartial)},
 	}
 	g.shards.Store(&[]*shard{})
 	if cfg.Transport == nil {

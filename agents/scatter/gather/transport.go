@@ -17,6 +17,8 @@ import (
 
 const (
 	dialTimeout = 2 * time.Second
+	// readSize is enough for most headers; large bodies are read around it.
+	readSize = 2 << 10
 	// maxHead bounds the header of an answer, in bytes.
 	maxHead = 64 << 10
 	// maxInformal bounds the answers from 100 to 199 before the real one.
@@ -43,7 +45,6 @@ type transport struct {
 type conn struct {
 	net.Conn
 	in    *bufio.Reader
-	out   *bufio.Writer
 	left  int64 // bytes that may be read
 	got   bool  // something was read since the last request
 	used  bool  // it has answered before
@@ -130,8 +131,8 @@ func (t *transport) dial(ctx context.Context, address string) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: nc, out: bufio.NewWriter(nc)}
-	c.in = bufio.NewReader(c)
+	c := &conn{Conn: nc}
+	c.in = bufio.NewReaderSize(c, readSize)
 	return c, nil
 }
 
@@ -154,10 +155,7 @@ func (t *transport) exchange(ctx context.Context, c *conn, req *http.Request) (*
 }
 
 func (c *conn) ask(req *http.Request) (*http.Response, error) {
-	if err := req.Write(c.out); err != nil {
-		return nil, err
-	}
-	if err := c.out.Flush(); err != nil {
+	if err := c.send(req); err != nil {
 		return nil, err
 	}
 	for range maxInformal + 1 {
@@ -170,6 +168,21 @@ func (c *conn) ask(req *http.Request) (*http.Response, error) {
 		}
 	}
 	return nil, errors.New("too many informational answers")
+}
+
+// writers are not the connections', of which there may be thousands that write nothing.
+var writers = sync.Pool{New: func() any { return bufio.NewWriter(nil) }}
+
+func (c *conn) send(req *http.Request) error {
+	out := writers.Get().(*bufio.Writer)
+	out.Reset(c.Conn)
+	err := req.Write(out)
+	if err == nil {
+		err = out.Flush()
+	}
+	out.Reset(nil)
+	writers.Put(out)
+	return err
 }
 
 // body is that of an answer. When it was read to its end the connection is kept.
