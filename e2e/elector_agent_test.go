@@ -224,6 +224,15 @@ func (e *elector) stream(t *testing.T, name, path string) eventStream {
 	return eventStream{bufio.NewScanner(resp.Body), cancel}
 }
 
+// end waits for the end of the stream, which is the elector's.
+func (s eventStream) end(t *testing.T) {
+	t.Helper()
+	for s.lines.Scan() {
+		continue
+	}
+	must.NoError(t, s.lines.Err())
+}
+
 // next returns the next event of one of the names, and its data.
 func (s eventStream) next(t *testing.T, names ...string) (string, map[string]any) {
 	t.Helper()

@@ -198,5 +198,6 @@ func (b *electorBench) frozen(t *testing.T, _ *electorBench) {
 	must.False(t, x.do(t, "GET", "f", "", "").Self)
 	_, lost := h.next(t, "lost")
 	must.Eq(t, led["token"], lost["token"])
+	h.end(t) // the election is left before that, and after what was lost is told
 	must.Eq(t, 404, x.do(t, "POST", "f", "/renew", "").Code)
 }
