@@ -27,6 +27,9 @@ type Request struct {
 	Timeout time.Duration
 	// MinCoverage is the share of leaves that has to be in the answer. 0: the default.
 	MinCoverage float64
+	// Part is whether any coverage but none is an answer, because whoever asks judges it. MinCoverage
+	// only says then when there is enough to stop waiting.
+	Part bool
 }
 
 // ShortError says that too little has answered.
@@ -146,15 +149,16 @@ func (g *Group) Gather(ctx context.Context, req *Request, begin func(ctx context
 
 // enough is a *ShortError if the coverage is less than asked for.
 func (g *Group) enough(c Coverage, req *Request) error {
-	want := g.wanted(req)
-	if c.Share() >= want {
+	want := g.Wanted(req)
+	if c.Share() >= want || req.Part && c.OK > 0 {
 		return nil
 	}
 	g.counts.short.Add(1)
 	return &ShortError{Coverage: c, Want: want}
 }
 
-func (g *Group) wanted(req *Request) float64 {
+// Wanted is the coverage that a request wants.
+func (g *Group) Wanted(req *Request) float64 {
 	if req.MinCoverage > 0 {
 		return req.MinCoverage
 	}
@@ -197,7 +201,7 @@ func (g *Group) gather(ctx context.Context, req *Request, shards []*shard, now t
 // receive takes what comes until nothing more is to be waited for.
 func (g *Group) receive(ctx context.Context, t *tally, m merge.Merge) (Coverage, error) {
 	f := t.flight
-	want := g.wanted(f.req)
+	want := g.Wanted(f.req)
 	var enough <-chan time.Time // when others are not waited for any more
 	hedge := f.hedgeTimer()
 	if hedge != nil {

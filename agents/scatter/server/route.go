@@ -171,6 +171,8 @@ func (rt *route) request(r *http.Request) (*gather.Request, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The first root judges: those below it give what they have.
+	req.Part = depth > 0
 	if req.Timeout, err = timeout(h); err != nil {
 		return nil, err
 	}
@@ -191,6 +193,7 @@ func (rt *route) request(r *http.Request) (*gather.Request, error) {
 	if rt.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+rt.Token)
 	}
+	req.Header.Set(CoverageWantedHeader, strconv.FormatFloat(rt.Group.Wanted(req), 'g', -1, 64))
 	req.Header.Set(DepthHeader, strconv.Itoa(int(depth)+1))
 	if path != "" {
 		path += ","

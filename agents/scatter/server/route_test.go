@@ -231,6 +231,7 @@ func TestForwarded(t *testing.T) {
 	must.Eq(t, "other,me", r.Header.Get(PathHeader))
 	must.Eq(t, "3", r.Header.Get(DepthHeader))
 	must.Eq(t, "475ms", r.Header.Get(gather.TimeoutHeader))
+	must.Eq(t, "1", r.Header.Get(CoverageWantedHeader))
 	must.StrHasPrefix(t, "00-0123456789abcdef0123456789abcdef-", r.Header.Get(traceParent))
 	must.StrNotContains(t, r.Header.Get(traceParent)[36:], "0123456789abcdef")
 }

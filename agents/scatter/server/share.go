@@ -65,7 +65,7 @@ func keyOf(r *http.Request, req *gather.Request) (k key) {
 	write := func(text string) { _, _ = io.WriteString(h, strconv.Itoa(len(text))+":"+text) } // it never fails
 	write(r.Method)
 	write(r.URL.RequestURI())
-	write(fmt.Sprint(req.Timeout, req.MinCoverage))
+	write(fmt.Sprint(req.Timeout, req.MinCoverage, req.Part))
 	for _, name := range slices.Sorted(maps.Keys(req.Header)) {
 		if notAlike[name] {
 			continue
