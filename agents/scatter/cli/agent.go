@@ -13,6 +13,7 @@ import (
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/config"
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/server"
+	"github.com/nomad-patterns/nomad-patterns/agents/scatter/tracing"
 )
 
 func agentRunner() *agent.Runner[*config.Agent] {
@@ -21,7 +22,9 @@ func agentRunner() *agent.Runner[*config.Agent] {
 Runs a root: it asks all shards of Consul services at once, merges what they answer, and
 serves that as routes of its HTTP API, until SIGTERM or SIGINT. Then it answers new requests
 with 503, waits for those under way and ends. SIGHUP reads the log level, certificates and
-the token again.`,
+the token again.
+
+Traces go to a collector where OTEL_EXPORTER_OTLP_ENDPOINT names one.`,
 		Source: config.AgentSource,
 		Log:    func(cfg *config.Agent) agent.LogConfig { return cfg.Log },
 		Valid: func(cfg *config.Agent) string {
@@ -58,7 +61,18 @@ func runAgent(ctx context.Context, cfg *config.Agent, log hclog.Logger, reload f
 	if err != nil {
 		return fmt.Errorf("use consul: %w", err)
 	}
-	made, err := server.New(server.Config{ID: cfg.ID, Private: cfg.Listen.TokenFile.V != "", Address: a.Addr().String(), Consul: client, Routes: cfg.Routes, Logger: log})
+	tracer, err := tracing.FromEnv(ctx, agent.Version(), cfg.ID, log)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if failed := tracer.Close(); failed != nil { // nothing depends on the last traces
+			log.Warn("send the last traces", "error", failed)
+		}
+	}()
+	made, err := server.New(server.Config{
+		ID: cfg.ID, Private: cfg.Listen.TokenFile.V != "", Address: a.Addr().String(), Consul: client, Tracer: tracer, Routes: cfg.Routes, Logger: log,
+	})
 	if err != nil {
 		return err
 	}

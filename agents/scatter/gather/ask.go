@@ -26,7 +26,6 @@ const maxTries = 3
 // try is one attempt to ask.
 type try struct {
 	leaf   *leaf
-	number int
 	answer *answer
 	reason Reason
 	detail string
@@ -123,13 +122,25 @@ func (f *flight) help(i int) {
 }
 
 // try asks a leaf.
-func (f *flight) try(ctx context.Context, l *leaf, number int) try {
-	t := try{leaf: l, number: number}
+func (f *flight) try(ctx context.Context, l *leaf, number int) (t try) {
+	t = try{leaf: l}
 	l.asked.Add(1)
 	l.inFlight.Add(1)
 	defer l.inFlight.Add(-1)
 	began := time.Now()
-	waited, err := f.exchange(ctx, &t)
+	header := f.req.Header
+	if number > 1 || f.req.Trace != nil {
+		header = header.Clone()
+	}
+	if number > 1 {
+		header.Set(AttemptHeader, strconv.Itoa(number))
+		header.Set(TimeoutHeader, time.Until(f.deadline).Round(time.Millisecond).String())
+	}
+	if f.req.Trace != nil {
+		end := f.req.Trace(l.Leaf, number, header)
+		defer func() { end(t.reason, t.detail) }()
+	}
+	waited, err := f.exchange(ctx, &t, header)
 	took := time.Since(began) - waited
 	switch {
 	case err == nil && t.reason == "":
@@ -173,21 +184,16 @@ func reasonOf(err error) Reason {
 
 // exchange sends the request to the leaf of a try and reads the answer. Waited is how long
 // the answer has waited for memory.
-func (f *flight) exchange(ctx context.Context, t *try) (waited time.Duration, err error) {
+func (f *flight) exchange(ctx context.Context, t *try, header http.Header) (waited time.Duration, err error) {
 	u := *f.req.URL
 	u.Scheme, u.Host = "http", t.leaf.Address
 	req := (&http.Request{
 		Method: f.req.Method, URL: &u, Host: t.leaf.Address,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: f.req.Header,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: header,
 	}).WithContext(ctx)
 	if len(f.req.Body) > 0 {
 		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(f.req.Body)), int64(len(f.req.Body))
 		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(f.req.Body)), nil }
-	}
-	if t.number > 1 {
-		req.Header = f.req.Header.Clone()
-		req.Header.Set(AttemptHeader, strconv.Itoa(t.number))
-		req.Header.Set(TimeoutHeader, time.Until(f.deadline).Round(time.Millisecond).String())
 	}
 	resp, err := f.g.cfg.Transport.RoundTrip(req)
 	if err != nil {

@@ -30,6 +30,9 @@ type Request struct {
 	// Part is whether any coverage but none is an answer, because whoever asks judges it. MinCoverage
 	// only says then when there is enough to stop waiting.
 	Part bool
+	// Trace is told of each request to a leaf, may add to its header, and returns what is
+	// called with why it has failed, or "" if it has not. Optional.
+	Trace func(l Leaf, attempt int, h http.Header) (end func(Reason, string))
 }
 
 // ShortError says that too little has answered.

@@ -17,6 +17,7 @@ import (
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/gather"
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/merge"
+	"github.com/nomad-patterns/nomad-patterns/agents/scatter/tracing"
 )
 
 // Headers of requests and answers, besides those of package gather.
@@ -56,7 +57,8 @@ type route struct {
 	RouteConfig
 	self    string // name in the path
 	metrics *metrics
-	shared  *shared // nil: each request is answered by itself
+	tracer  *tracing.Tracer // nil: none
+	shared  *shared         // nil: each request is answered by itself
 }
 
 // hopByHop are headers that are between two neighbours only (RFC 9110, 7.6.1), and those
@@ -75,8 +77,13 @@ func (rt *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		rt.fail(w, err)
 		return
 	}
+	span := rt.tracer.Start(r, rt.Name)
+	if span != nil {
+		req.Trace = span.Leaf
+	}
 	if rt.Stream {
 		c, err := rt.stream(w, r, req)
+		span.End(c, err)
 		rt.metrics.count(rt.Name, time.Since(began), c, err)
 		if err != nil {
 			// The status is sent; a client that gets the end of the answer takes it for whole.
@@ -96,10 +103,12 @@ func (rt *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if errors.As(err, &short) {
 			c = short.Coverage
 		}
+		span.End(c, err)
 		rt.metrics.count(rt.Name, time.Since(began), c, err)
 		rt.fail(w, err)
 		return
 	}
+	span.End(a.coverage, nil)
 	rt.metrics.count(rt.Name, time.Since(began), a.coverage, nil)
 	a.write(w)
 }

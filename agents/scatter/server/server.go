@@ -15,6 +15,7 @@ import (
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/catalog"
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/gather"
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/merge"
+	"github.com/nomad-patterns/nomad-patterns/agents/scatter/tracing"
 )
 
 // Defaults of routes.
@@ -68,8 +69,10 @@ type Config struct {
 	// Address is shown on the status page.
 	Address string
 	Consul  *api.Client
-	Routes  []Route
-	Logger  hclog.Logger
+	// Tracer makes spans. Nil: none.
+	Tracer *tracing.Tracer
+	Routes []Route
+	Logger hclog.Logger
 }
 
 // Server is the routes. New starts to watch the catalog; Close ends that.
@@ -188,7 +191,7 @@ func (s *Server) Routes(handle func(pattern string, h http.Handler)) {
 				Name: r.Name, Group: r.group, Merger: r.Merger, Idempotent: r.Idempotent, Stream: r.Stream,
 				Token: r.Token, Private: s.cfg.Private, MaxAnswer: orDefault(r.MaxAnswer, DefaultMaxAnswer), MaxDepth: orDefault(r.MaxDepth, DefaultMaxDepth),
 			},
-			self: s.cfg.ID, metrics: s.metrics, shared: r.shared,
+			self: s.cfg.ID, metrics: s.metrics, tracer: s.cfg.Tracer, shared: r.shared,
 		})
 	}
 	handle("GET /{$}", http.HandlerFunc(s.servePage))
