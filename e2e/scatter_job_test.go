@@ -29,12 +29,18 @@ import (
 func TestScatterJob(t *testing.T) {
 	build(t)
 	bin := t.TempDir()
-	buildAgent(t, bin, "scatter")
+	program := buildAgent(t, bin, "scatter")
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH")) // where the template looks for it
 	must.NoError(t, cluster.Require(t.Context(), os.Stderr, cluster.Nginx()))
-	s := &scatterBench{c: clustertest.Start(t, cluster.Config{Clients: 1, PluginBinary: suite.plugin, Docker: cluster.DockerOff})}
+	s := &scatterBench{c: clustertest.Start(t, cluster.Config{Clients: 1, PluginBinary: suite.plugin})}
 	t.Run("update", s.update)
 	t.Run("tree", s.tree)
+	if s.c.HasDriver("lifecycle-docker") {
+		must.NoError(t, cluster.Require(t.Context(), os.Stderr, cluster.Busybox()))
+		must.NoError(t, cluster.BuildImage(t.Context(), "nomad-patterns/scatter:1", map[string]string{"/bin/scatter": program}, cluster.ImageOptions{}))
+		must.NoError(t, cluster.BuildImage(t.Context(), busyboxImage, map[string]string{"/bin/busybox": "/bin/busybox"}, cluster.ImageOptions{}))
+		t.Run("docker", s.docker)
+	}
 }
 
 // scatterBench is a cluster with the plugin and the agent scatter.
@@ -187,4 +193,12 @@ func (b *scatterBench) tree(t *testing.T) {
 		}
 	}
 	whole(t, url, shards) // another one takes its place
+}
+
+// docker runs the template in containers.
+func (b *scatterBench) docker(t *testing.T) {
+	const name, shards = "docker", 2
+	b.run(t, name, map[string]string{"driver": "docker", "shards": strconv.Itoa(shards), "replicas": "1"})
+	t.Cleanup(func() { b.stop(t, name) })
+	whole(t, b.url(t, name), shards)
 }
