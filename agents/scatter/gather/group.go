@@ -169,7 +169,7 @@ func New(cfg Config) (*Group, error) {
 func (g *Group) Close() {
 	g.work.Wait()
 	if g.own != nil {
-		g.own.retain(nil)
+		g.own.retain(map[string]bool{})
 	}
 }
 

@@ -37,8 +37,9 @@ const (
 type transport struct {
 	dialer net.Dialer
 
-	mu   sync.Mutex
-	idle map[string][]*conn // by address; the one that was used last is the last
+	mu    sync.Mutex
+	idle  map[string][]*conn // by address; the one that was used last is the last
+	known map[string]bool    // addresses whose connections are kept; nil: all
 }
 
 // conn is a connection to a leaf.
@@ -266,6 +267,10 @@ func (t *transport) put(address string, c *conn) {
 	c.used, c.since = true, time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.known != nil && !t.known[address] {
+		_ = c.Close() // the leaf has gone meanwhile
+		return
+	}
 	list := t.idle[address]
 	drop := 0
 	for drop < len(list) && (len(list)-drop >= maxIdle || c.since.Sub(list[drop].since) >= idleTime) {
@@ -275,10 +280,12 @@ func (t *transport) put(address string, c *conn) {
 	t.idle[address] = append(list[drop:], c)
 }
 
-// retain closes kept connections of addresses that are no leaves any more.
+// retain closes kept connections of addresses that are no leaves any more, and keeps no
+// others from now on.
 func (t *transport) retain(addresses map[string]bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.known = addresses
 	for address, list := range t.idle {
 		if addresses[address] {
 			continue

@@ -61,11 +61,13 @@ type route struct {
 	shared  *shared         // nil: each request is answered by itself
 }
 
-// hopByHop are headers that are between two neighbours only (RFC 9110, 7.6.1), and those
-// that this agent sets itself.
-var hopByHop = map[string]bool{
+// notForLeaves are headers that are between two neighbours only (RFC 9110, 7.6.1), those
+// about an answer that the client has already or wants in part, which is the merged one, and
+// those that this agent sets itself.
+var notForLeaves = map[string]bool{
 	"Connection": true, "Keep-Alive": true, "Proxy-Authenticate": true, "Proxy-Authorization": true, "Proxy-Connection": true,
 	"Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true, "Content-Length": true, "Accept-Encoding": true, "Expect": true,
+	"Range": true, "If-Range": true, "If-Match": true, "If-None-Match": true, "If-Modified-Since": true, "If-Unmodified-Since": true,
 	CoverageWantedHeader: true, gather.TimeoutHeader: true, gather.AttemptHeader: true, DepthHeader: true, PathHeader: true, grpcTimeout: true, traceParent: true,
 }
 
@@ -173,6 +175,9 @@ func (rt *route) request(r *http.Request) (*gather.Request, error) {
 		}
 	}
 	req := &gather.Request{Method: r.Method, URL: r.URL, Header: make(http.Header, len(h)+4)}
+	if r.Method == http.MethodHead {
+		req.Method = http.MethodGet // the head is that of the merged answer, which has to be made
+	}
 	req.Again = rt.Idempotent || r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions
 	if req.MinCoverage, err = number(h, CoverageWantedHeader); err == nil && h.Get(CoverageWantedHeader) != "" && !(req.MinCoverage > 0 && req.MinCoverage <= 1) {
 		err = agent.Errorf(http.StatusBadRequest, CoverageWantedHeader, "%q is not more than 0 and at most 1", h.Get(CoverageWantedHeader))
@@ -192,7 +197,7 @@ func (rt *route) request(r *http.Request) (*gather.Request, error) {
 	}
 	connection := h.Values("Connection")
 	for name, values := range h {
-		if !hopByHop[name] && !named(connection, name) {
+		if !notForLeaves[name] && !named(connection, name) {
 			req.Header[name] = values
 		}
 	}

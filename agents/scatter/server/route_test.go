@@ -210,7 +210,7 @@ func TestForwarded(t *testing.T) {
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/a%2Fb/c?q=x%20y&z", strings.NewReader("the query"))
 	must.NoError(t, err)
 	for name, value := range map[string]string{
-		"X-Own": "mine", "Connection": "X-Hop", "X-Hop": "no", "Te": "trailers", "Authorization": "Bearer user",
+		"X-Own": "mine", "Range": "bytes=0-1", "If-None-Match": "x", "Connection": "X-Hop", "X-Hop": "no", "Te": "trailers", "Authorization": "Bearer user",
 		traceParent: "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01", "Tracestate": "a=b", PathHeader: "other", DepthHeader: "2", gather.TimeoutHeader: "500ms",
 	} {
 		req.Header.Set(name, value)
@@ -227,13 +227,26 @@ func TestForwarded(t *testing.T) {
 	must.Eq(t, "mine", r.Header.Get("X-Own"))
 	must.Eq(t, "Bearer user", r.Header.Get("Authorization"))
 	must.Eq(t, "a=b", r.Header.Get("Tracestate"))
-	must.Eq(t, "", r.Header.Get("X-Hop")+r.Header.Get("Te"))
+	must.Eq(t, "", r.Header.Get("X-Hop")+r.Header.Get("Te")+r.Header.Get("Range")+r.Header.Get("If-None-Match"))
 	must.Eq(t, "other,me", r.Header.Get(PathHeader))
 	must.Eq(t, "3", r.Header.Get(DepthHeader))
 	must.Eq(t, "475ms", r.Header.Get(gather.TimeoutHeader))
 	must.Eq(t, "1", r.Header.Get(CoverageWantedHeader))
 	must.StrHasPrefix(t, "00-0123456789abcdef0123456789abcdef-", r.Header.Get(traceParent))
 	must.StrNotContains(t, r.Header.Get(traceParent)[36:], "0123456789abcdef")
+}
+
+// The head of an answer is that of the merged one.
+func TestHead(t *testing.T) {
+	s := front(t, RouteConfig{}, gather.Config{}, leaf(t, says("12345")), leaf(t, says("67890")))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodHead, s.URL, nil)
+	must.NoError(t, err)
+	resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+	must.NoError(t, err)
+	must.NoError(t, resp.Body.Close())
+	must.Eq(t, 200, resp.StatusCode)
+	must.Eq(t, int64(12), resp.ContentLength)
+	must.Eq(t, "ok=2, total=2", resp.Header.Get(gather.CoverageHeader))
 }
 
 // The token of this root is not for leaves, and they may want one of their own.
