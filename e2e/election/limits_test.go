@@ -53,13 +53,14 @@ func TestACL(t *testing.T) {
 	// cannot tell the servers that the check is critical.
 	good := newToken(t, consul, "good", policy)
 	a := s.leader("a", election.Balanced, 0, withToken(good))
-	s.follower("b", election.Balanced, 1, withToken(newToken(t, consul, "other", policy)))
+	b := s.follower("b", election.Balanced, 1, withToken(newToken(t, consul, "other", policy)))
 	from := s.log.Len()
 	_, err := consul.Server(0).ACL().TokenDelete(good.AccessorID, nil)
 	must.NoError(t, err)
 	s.loss(from, "a", nil)
 	s.status(a, "refused", denied)
 	kill(s, a) // it could not give anything back
+	kill(s, b) // while somebody else leads nobody asks for the lock
 
 	// Without one of the rights a candidate does not lead, and says why.
 	for name, rules := range map[string]string{
