@@ -49,7 +49,7 @@ type scatterBench struct{ c *cluster.Cluster }
 // run registers the template, or a new version of it.
 func (b *scatterBench) run(t *testing.T, name string, vars map[string]string) {
 	t.Helper()
-	vars["job_name"], vars["service"] = name, name
+	vars["job_name"], vars["service"], vars["timeout"] = name, name, "10s"
 	vars["consul_addr"] = "http://${meta.consul_http}" // the agents of a test have ports of their own
 	job, err := jobs.Parse(jobs.ScatterGather, vars)
 	must.NoError(t, err)

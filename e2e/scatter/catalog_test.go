@@ -19,7 +19,7 @@ import (
 func TestCatalog(t *testing.T) {
 	c := clustertest.StartConsul(t, cluster.ConsulConfig{})
 	consul := c.Server(0)
-	r := startRoot(t, consul, "root", "svc", gather.Config{Timeout: 2 * time.Second})
+	r := startRoot(t, consul, "root", "svc", gather.Config{Timeout: 10 * time.Second})
 	must.ErrorContains(t, r.Ready(), `service "svc" has no instance`)
 	a := r.get(0)
 	must.Eq(t, http.StatusServiceUnavailable, a.status)
@@ -74,7 +74,7 @@ func TestConsulDown(t *testing.T) {
 	for i := range 4 {
 		startLeaf(t, consul, "svc", fmt.Sprint(i), fmt.Sprint("leaf", i))
 	}
-	r := startRoot(t, consul, "root", "svc", gather.Config{Timeout: 2 * time.Second})
+	r := startRoot(t, consul, "root", "svc", gather.Config{Timeout: 10 * time.Second})
 	r.shards(4, 4)
 	must.NoError(t, c.KillServer(0))
 	r.until("the root says that consul is away", func() bool { return r.Status()[0].Consul != "" })

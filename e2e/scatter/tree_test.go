@@ -36,7 +36,7 @@ func (r *root) register(consul *api.Client, service, shard string) {
 func TestTree(t *testing.T) {
 	c := clustertest.StartConsul(t, cluster.ConsulConfig{})
 	consul := c.Server(0)
-	cfg := gather.Config{Timeout: 2 * time.Second}
+	cfg := gather.Config{Timeout: 10 * time.Second}
 	top := startRoot(t, consul, "top", "mid", cfg)
 	var first *leaf
 	var bottom *root

@@ -97,7 +97,8 @@ func TestContainer(t *testing.T) {
 		"fails":   {"http://" + leaf(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }), http.StatusBadGateway},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := front(t, RouteConfig{Merger: container(t, c.url)}, gather.Config{Timeout: 300 * time.Millisecond}, ok)
+			t.Parallel()
+			s := front(t, RouteConfig{Merger: container(t, c.url)}, gather.Config{Timeout: 2 * time.Second}, ok)
 			code, _, body, _ := get(t, s.URL)
 			must.Eq(t, c.code, code, must.Sprint(body))
 			must.StrContains(t, body, "merge container")
