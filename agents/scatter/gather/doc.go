@@ -14,7 +14,7 @@
 // # How the tail is cut
 //
 // Instances of one shard can stand in for each other. Of two random ones that one is
-// asked whose moving average of latencies, times the requests that it has, is less. If it
+// asked whose moving average of latencies, times the requests that it has, is clearly less. If it
 // has not answered when 95 % of all leaves would have, another one is asked as well, the
 // first answer is taken and the other leaf is told to stop (Dean and Barroso, The Tail at
 // Scale, 2013). A budget bounds that to 5 % more requests, so that it cannot make an

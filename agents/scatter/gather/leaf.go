@@ -28,6 +28,8 @@ const (
 	// forget is the time in which an average halves: a leaf that was slow is asked again
 	// some time, since nothing else tells whether it still is.
 	forget = 10 * time.Second
+	// muchBetter is by how much a replica has to be better to be preferred.
+	muchBetter = 1.5
 )
 
 // leaf is a Leaf with what is known of it. It stays the same as long as the catalog has it.
@@ -168,7 +170,9 @@ func (s *shard) pick(asked []*leaf, unknown time.Duration) *leaf {
 	if b >= a {
 		b++
 	}
-	if usable[b].cost(unknown, now) < usable[a].cost(unknown, now) {
+	// A little better is chance, and to follow it would leave others without work, so that
+	// nothing is known of them.
+	if muchBetter*usable[b].cost(unknown, now) < usable[a].cost(unknown, now) {
 		a = b
 	}
 	return usable[a]
