@@ -383,6 +383,13 @@ job "scatter-gather" {
         port "merge" {}
       }
 
+      restart {
+        attempts = 20
+        interval = "5m"
+        delay    = "1s"
+        mode     = "delay"
+      }
+
       # Clients have heard of its end when it comes.
       shutdown_delay = "2s"
 
@@ -532,6 +539,13 @@ job "scatter-gather" {
           # The port inside the container. 0: the process listens at the port itself.
           to = local.docker ? 8080 : 0
         }
+      }
+
+      restart {
+        attempts = 20
+        interval = "5m"
+        delay    = "1s"
+        mode     = "delay"
       }
 
       # Replicas of a shard rather on different machines.
