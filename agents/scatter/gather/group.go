@@ -56,6 +56,8 @@ const (
 	// retryFloor is how many retries a second are possible however few requests there
 	// are, as in Finagle's retry budget.
 	retryFloor = 10
+	// keepVanished is how long the leaves of a shard are asked that the catalog has no more.
+	keepVanished = time.Minute
 )
 
 // withDefaults fills in what is missing. The error names the field.
@@ -131,6 +133,7 @@ type Group struct {
 
 	mu     sync.Mutex
 	leaves map[string]*leaf // by ID
+	again  *time.Timer      // until shards are given up; nil: there were none
 }
 
 // counts are what has happened since the beginning.
@@ -167,6 +170,11 @@ func New(cfg Config) (*Group, error) {
 // Close waits until nothing is asked any more, and gives the connections back. Requests
 // have to be ended by their contexts.
 func (g *Group) Close() {
+	g.mu.Lock()
+	if g.again != nil {
+		g.again.Stop()
+	}
+	g.mu.Unlock()
 	g.work.Wait()
 	if g.own != nil {
 		g.own.retain(map[string]bool{})
@@ -206,6 +214,7 @@ func (g *Group) Update(list []Leaf) {
 		}
 		s.replicas = append(s.replicas, known)
 	}
+	shards = append(shards, g.vanished(byName, leaves)...)
 	slices.SortFunc(shards, func(a, b *shard) int { return compareNames(a.name, b.name) })
 	for _, s := range shards {
 		slices.SortFunc(s.replicas, func(a, b *leaf) int { return strings.Compare(a.ID, b.ID) })
@@ -222,6 +231,63 @@ func (g *Group) Update(list []Leaf) {
 	}
 	if first {
 		close(g.changed)
+	}
+}
+
+// vanished are shards that have no leaf in the catalog any more, with those that they had,
+// which are added to leaves. Perhaps all have failed their checks, or are between two
+// versions; without them an answer would seem to be whole. Only after a while it is believed
+// that there is one shard less.
+func (g *Group) vanished(byName map[string]*shard, leaves map[string]*leaf) (list []*shard) {
+	now := time.Now()
+	for _, s := range *g.shards.Load() {
+		if byName[s.name] != nil {
+			continue
+		}
+		old := &shard{name: s.name, since: s.since}
+		for _, l := range s.replicas {
+			if leaves[l.ID] == nil { // otherwise it is of another shard now
+				old.replicas = append(old.replicas, l)
+			}
+		}
+		if len(old.replicas) == 0 {
+			continue
+		}
+		if old.since.IsZero() {
+			old.since = now
+			g.log.Warn("a shard has no leaf in the catalog any more: those that it had are asked for a while", "service", g.cfg.Name, "shard", s.name)
+			if g.again == nil {
+				g.again = time.AfterFunc(keepVanished, g.forget)
+			} else {
+				g.again.Reset(keepVanished)
+			}
+		}
+		if now.Sub(old.since) >= keepVanished {
+			g.log.Warn("a shard is given up", "service", g.cfg.Name, "shard", s.name)
+			continue
+		}
+		for _, l := range old.replicas {
+			leaves[l.ID] = l
+		}
+		list = append(list, old)
+	}
+	return list
+}
+
+// forget gives up shards that have been without a leaf for long.
+func (g *Group) forget() {
+	g.mu.Lock()
+	list := make([]Leaf, 0, len(g.leaves))
+	for _, s := range *g.shards.Load() {
+		if s.since.IsZero() {
+			for _, l := range s.replicas {
+				list = append(list, l.Leaf)
+			}
+		}
+	}
+	g.mu.Unlock()
+	if len(list) > 0 {
+		g.Update(list)
 	}
 }
 

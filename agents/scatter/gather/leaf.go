@@ -117,6 +117,7 @@ func (l *leaf) cost(unknown time.Duration, now time.Time) float64 {
 type shard struct {
 	name     string
 	replicas []*leaf
+	since    time.Time // the catalog has none of them since then; zero: it has
 }
 
 // leaves is how many there are behind it, as its replicas said last.
