@@ -14,11 +14,12 @@
 // # How the tail is cut
 //
 // Instances of one shard can stand in for each other. Of two random ones that one is
-// asked whose moving average of latencies, times the requests that it has, is clearly less. If it
-// has not answered when 95 % of all leaves would have, another one is asked as well, the
-// first answer is taken and the other leaf is told to stop (Dean and Barroso, The Tail at
-// Scale, 2013). A budget bounds that to 5 % more requests, so that it cannot make an
-// overload worse. A failure is tried again elsewhere, within a budget too.
+// asked whose moving average of latencies, times the requests that it has, is clearly less.
+// A shard that has not answered when 95 % of all leaves would have is asked at another
+// replica as well, if most others have answered; the first answer is taken, and the other
+// leaf is told to stop when the request ends (Dean and Barroso, The Tail at Scale, 2013). A
+// budget bounds that to 5 % more requests, so that it cannot make an overload worse. A
+// failure is tried again elsewhere, within a budget too.
 //
 // A leaf that fails five times in a row is not asked for a while, unless most replicas of
 // its shard fail: then something else is wrong, and all are asked.
@@ -26,5 +27,6 @@
 // # What it does not guarantee
 //
 //   - A leaf may be asked more than once for one request if that has Request.Again.
-//   - The members are those that the catalog had when the request began.
+//   - The members are those that the catalog had when the request began. A shard that has no
+//     leaf there any more is missed for a minute, and then given up.
 package gather
