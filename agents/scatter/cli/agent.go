@@ -80,6 +80,7 @@ func runAgent(ctx context.Context, cfg *config.Agent, log hclog.Logger, reload f
 		made.Close()
 		err = errors.Join(err, closeMergers(cfg.Routes))
 	}()
+	defer tuneCollector(made.Memory())()
 	for _, c := range made.Collectors() {
 		if err := a.Metrics().Register(c); err != nil {
 			return fmt.Errorf("register metrics: %w", err)

@@ -74,7 +74,7 @@ func (f *flight) next(s *shard, asked []*leaf, t *try) *leaf {
 	if next == nil {
 		return nil
 	}
-	if !f.g.retries.spend() {
+	if !f.g.retries.spend(true) {
 		f.g.counts.retryDenied.Add(1)
 		return nil
 	}
@@ -106,7 +106,10 @@ func (f *flight) help(i int) {
 	if other == nil {
 		return
 	}
-	if !f.g.hedges.spend() {
+	// Most leaves that are a little late answer soon. The last tokens are for those that are
+	// later, and for those whose helper is late as well.
+	late := st.helpers > 0 || time.Since(f.began) > 5*f.typical/2
+	if !f.g.hedges.spend(late) {
 		f.g.counts.hedgeDenied.Add(1)
 		return
 	}

@@ -21,6 +21,11 @@ type budget struct {
 // burst is for how many requests' share tokens are kept.
 const burst = 1000
 
+// kept is the share of the most tokens that is left to who takes the last ones. Without it
+// all may have gone to requests that were a little late, and none be left for one that
+// hangs; and if all clients wait for such ones, nobody pays in any more.
+const kept = 0.2
+
 // newBudget has none with a negative share.
 func newBudget(share, floor float64) *budget {
 	if share < 0 {
@@ -36,22 +41,9 @@ func (b *budget) earn(n int) {
 	b.tokens = min(b.tokens+b.share*float64(n), b.most)
 }
 
-// short is 0 as long as there are tokens enough, 1 when there are few, and 2 when there are
-// very few.
-func (b *budget) short() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	switch {
-	case b.tokens >= min(b.most/2, 10):
-		return 0
-	case b.tokens >= min(b.most/4, 4):
-		return 1
-	}
-	return 2
-}
-
-// spend takes a token. False: there is none.
-func (b *budget) spend() bool {
+// spend takes a token. False: there is none, or of the last ones, which are kept for who
+// needs them most.
+func (b *budget) spend(last bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.floor > 0 {
@@ -59,7 +51,11 @@ func (b *budget) spend() bool {
 		b.tokens = min(b.tokens+b.floor*now.Sub(b.at).Seconds(), b.most)
 		b.at = now
 	}
-	if b.tokens < 1 {
+	need := 1.0
+	if !last {
+		need += b.most * kept
+	}
+	if b.tokens < need {
 		return false
 	}
 	b.tokens--

@@ -252,9 +252,7 @@ func (f *flight) hedgeTimer() *timer {
 	if !f.req.Again || f.g.cfg.HedgeQuantile <= 0 || f.typical == 0 {
 		return nil
 	}
-	// The less there is left to spend, the later, so that what is left goes to those that
-	// are slowest.
-	return &timer{time.NewTimer(f.typical << f.g.hedges.short())}
+	return &timer{time.NewTimer(f.typical)}
 }
 
 // timer is one that may be nil.

@@ -167,6 +167,9 @@ func New(cfg Config) (*Group, error) {
 	return g, nil
 }
 
+// Memory is how many bytes answers that wait to be merged may have in all.
+func (g *Group) Memory() int64 { return g.cfg.Memory }
+
 // Close waits until nothing is asked any more, and gives the connections back. Requests
 // have to be ended by their contexts.
 func (g *Group) Close() {

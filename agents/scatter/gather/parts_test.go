@@ -46,28 +46,35 @@ func TestQuantile(t *testing.T) {
 func TestBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBudget(0.1, 0)
-		must.False(t, b.spend())
+		must.False(t, b.spend(true))
 		b.earn(25)
-		must.True(t, b.spend())
-		must.True(t, b.spend())
-		must.False(t, b.spend())
+		must.True(t, b.spend(true))
+		must.True(t, b.spend(true))
+		must.False(t, b.spend(true))
 		b.earn(1 << 20)
 		n := 0
-		for b.spend() {
+		for b.spend(true) {
 			n++
 		}
 		must.Eq(t, 100, n) // it is not saved for ever
 
+		b.earn(1 << 20)
+		for n = 0; b.spend(false); n++ {
+			continue // all but the last ones
+		}
+		must.Eq(t, 80, n)
+		must.True(t, b.spend(true))
+
 		b = newBudget(0.1, 10)
 		for range 10 {
-			must.True(t, b.spend())
+			must.True(t, b.spend(true))
 		}
-		must.False(t, b.spend())
+		must.False(t, b.spend(true))
 		time.Sleep(500 * time.Millisecond)
 		for range 5 {
-			must.True(t, b.spend())
+			must.True(t, b.spend(true))
 		}
-		must.False(t, b.spend())
+		must.False(t, b.spend(true))
 	})
 }
 

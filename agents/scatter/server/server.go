@@ -170,6 +170,15 @@ type RouteStatus struct {
 	gather.Status
 }
 
+// Memory is how many bytes partial answers may have in all.
+func (s *Server) Memory() int64 {
+	var sum int64
+	for _, r := range s.routes {
+		sum += r.group.Memory()
+	}
+	return sum
+}
+
 // Status tells about all routes, in the order of the configuration.
 func (s *Server) Status() []RouteStatus {
 	all := make([]RouteStatus, 0, len(s.routes))
