@@ -24,6 +24,10 @@ const (
 	Pipeline = "pipeline"
 	// ScatterGather is a root, shards that it asks, and perhaps parents in between.
 	ScatterGather = "scatter-gather"
+	// StatefulWorker is a worker whose state outlives it.
+	StatefulWorker = "stateful-worker"
+	// Autoreplicate is workers that ask for more or fewer of themselves.
+	Autoreplicate = "autoreplicate"
 )
 
 const suffix = ".nomad.hcl"

@@ -3,7 +3,8 @@
 //
 // Nomad starts it from plugin_dir under the name lifecycle-docker,
 // lifecycle-exec or lifecycle-raw_exec, or under any other with
-// args = ["-inner=docker"] in its plugin block.
+// args = ["-inner=docker"] in its plugin block. With args =
+// ["-inner-plugin=/path"] it decorates any other driver plugin.
 package main
 
 import (
@@ -18,15 +19,25 @@ import (
 	_ "github.com/nomad-patterns/nomad-patterns/plugin/sigpipe"
 )
 
+// exitUsage is the exit code if the command line asks for what cannot be done.
+const exitUsage = 2
+
 func main() {
-	inner, name, err := driver.Select(os.Args)
+	selected, err := driver.Select(os.Args)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "nomad-driver-lifecycle:", err)
-		os.Exit(2)
+		os.Exit(exitUsage)
 	}
+	var served *driver.Driver
 	plugins.ServeCtx(func(ctx context.Context, logger hclog.Logger) any {
-		d := driver.New(ctx, name, inner(ctx, logger), logger)
-		d.LogStatus()
-		return d
+		if served, err = selected.Open(ctx, logger); err != nil {
+			logger.Error("the inner driver cannot be used", "error", err) // Nomad shows it in its own log
+			os.Exit(exitUsage)
+		}
+		served.LogStatus()
+		return served
 	})
+	if served != nil {
+		served.Close()
+	}
 }

@@ -32,6 +32,10 @@ type nomadConfig struct {
 	PluginDir  string
 	InfraImage string
 	Docker     bool
+	// Checkpoints is the directory behind the store "shared".
+	Checkpoints string
+	// Endpoint is the directory of the node's management endpoint.
+	Endpoint string
 	// Plugins are the lifecycle plugins, in a fixed order.
 	Plugins []pluginConfig
 }
@@ -138,7 +142,9 @@ plugin "raw_exec" {
 {{- if .Docker }}
 
 plugin "docker" {
-{{ template "dockerConfig" . }}
+  config {
+{{- template "dockerConfig" . }}
+  }
 }
 {{- end }}
 {{- $top := . }}
@@ -146,18 +152,35 @@ plugin "docker" {
 
 plugin {{ q .Label }} {
   args = ["-inner={{ .Inner }}"]
-{{- if eq .Inner "docker" }}
-
-{{ template "dockerConfig" $top }}
-{{- else if eq .Inner "raw_exec" }}
 
   config {
+{{- if eq .Inner "docker" }}
+{{- template "dockerConfig" $top }}
+{{- else if eq .Inner "raw_exec" }}
     enabled = true
-  }
 {{- end }}
+
+    lifecycle {
+      nomad {
+        address = "http://127.0.0.1:{{ $top.HTTP }}"
+      }
+
+      consul {
+        address = {{ q $top.ConsulAddr }}
+      }
+
+      stores = {
+        shared = "file://{{ $top.Checkpoints }}"
+      }
+
+      endpoint {
+        dir = {{ q $top.Endpoint }}
+      }
+    }
+  }
 }
 {{- end }}
-{{ define "dockerConfig" }}  config {
+{{ define "dockerConfig" }}
     infra_image = {{ q .InfraImage }}
 
     volumes {
@@ -173,7 +196,6 @@ plugin {{ q .Label }} {
         enabled = false
       }
     }
-  }
 {{- end }}`
 
 // hclString writes a string for HCL.
@@ -218,6 +240,7 @@ func clientConfig(l layout, i int, logLevel string, docker bool, plugins []plugi
 		AllocDir: l.allocDir(i), MinDynamic: p.minDynamic, MaxDynamic: p.maxDynamic,
 		CNIPath: cniPath, PluginDir: l.pluginDir(),
 		Docker: docker, InfraImage: infraImage, Plugins: plugins,
+		Checkpoints: l.checkpointDir(), Endpoint: l.endpointDir(i),
 	}
 }
 
@@ -225,7 +248,7 @@ func clientConfig(l layout, i int, logLevel string, docker bool, plugins []plugi
 // and links the plugin under the names of its drivers.
 func writeFiles(l layout, cfg Config, docker bool, plugins []pluginConfig) error {
 	dirs := []string{
-		l.logDir(), l.pluginDir(),
+		l.logDir(), l.pluginDir(), l.checkpointDir(),
 		filepath.Join(l.agentDir("consul"), "data"),
 		filepath.Join(l.agentDir("server"), "data"), filepath.Join(l.agentDir("server"), "plugins"),
 	}

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	consulapi "github.com/hashicorp/consul/api"
 	nomadapi "github.com/hashicorp/nomad/api"
@@ -100,6 +101,13 @@ func (c *Cluster) StopClient(i int) error { return c.end(clientName(i), false) }
 // its node is ready and its drivers are healthy.
 func (c *Cluster) StartClient(ctx context.Context, i int) error { return c.restartClient(ctx, i) }
 
+// PauseConsul stops the Consul agent of client i, so that it answers nobody, until
+// ResumeConsul.
+func (c *Cluster) PauseConsul(i int) error { return c.signal(consulName(i), syscall.SIGSTOP) }
+
+// ResumeConsul lets it go on.
+func (c *Cluster) ResumeConsul(i int) error { return c.signal(consulName(i), syscall.SIGCONT) }
+
 // ClientPID is the process ID of the agent of client i, or 0 while it is down.
 func (c *Cluster) ClientPID(i int) int { return c.pid(clientName(i)) }
 
@@ -110,6 +118,14 @@ func (c *Cluster) ClientPID(i int) int { return c.pid(clientName(i)) }
 func (c *Cluster) PluginPIDs(i int, driver string) ([]int, error) {
 	return pluginPIDs(c.layout.clientMark(i), driver)
 }
+
+// CheckpointDir is the directory behind the checkpoint store "shared" of all
+// clients.
+func (c *Cluster) CheckpointDir() string { return c.layout.checkpointDir() }
+
+// EndpointDir holds the sockets of the management endpoint of client i:
+// node.sock is the one for all its tasks.
+func (c *Cluster) EndpointDir(i int) string { return c.layout.endpointDir(i) }
 
 // Stop stops the jobs, then the agents, then takes away everything that is
 // left. It may be called more than once; every call returns the first one's

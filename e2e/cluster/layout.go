@@ -48,6 +48,12 @@ func (l layout) clientDir(i int) string { return filepath.Join(l.dir, "c"+strcon
 // allocDir holds the allocations of client i.
 func (l layout) allocDir(i int) string { return filepath.Join(l.clientDir(i), "a") }
 
+// checkpointDir is the directory behind the checkpoint store "shared".
+func (l layout) checkpointDir() string { return filepath.Join(l.dir, "checkpoints") }
+
+// endpointDir holds the sockets of the management endpoint of client i.
+func (l layout) endpointDir(i int) string { return filepath.Join(l.clientDir(i), "e") }
+
 // mark is the value of markEnv for one agent.
 func (l layout) mark(agent string) string { return l.id + ":" + agent }
 

@@ -27,6 +27,9 @@ func Nginx() Package { return Package{Name: "nginx-light", Probe: "/usr/sbin/ngi
 // Busybox is a static program for images made with BuildImage.
 func Busybox() Package { return Package{Name: "busybox-static", Probe: "/bin/busybox"} }
 
+// Curl speaks HTTP over unix sockets, which busybox cannot.
+func Curl() Package { return Package{Name: "curl", Probe: "/usr/bin/curl"} }
+
 // CNIPlugins are what Nomad's bridge networks need, beside Iptables.
 func CNIPlugins() Package {
 	return Package{Name: "containernetworking-plugins", Probe: "/usr/lib/cni/bridge"}

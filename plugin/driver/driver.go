@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/url"
 	"sync"
 	"time"
 
@@ -14,6 +13,9 @@ import (
 	"github.com/hashicorp/nomad/plugins/base"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
+
+	"github.com/nomad-patterns/nomad-patterns/plugin/dockerguard"
+	"github.com/nomad-patterns/nomad-patterns/plugin/manage"
 )
 
 // Version is the plugin's version. Nomad lets a plugin replace a built-in
@@ -31,9 +33,21 @@ type Driver struct {
 	events *eventer.Eventer
 	now    func() time.Time
 
-	mu        sync.Mutex // guards all fields below
-	tasks     map[string]*task
-	allowURLs []string
+	storeLimit time.Duration // of a try to reach a store of checkpoints
+
+	metrics  *metrics
+	registry *manage.Registry
+
+	background sync.WaitGroup // goroutines that end with ctx, or with a task
+
+	mu     sync.Mutex // guards all fields below
+	tasks  map[string]*task
+	allocs map[string]*allocation
+	config agentBlock // as it was set last
+	guard  dockerguard.Policy
+	shared *surroundings
+
+	serving bool // the endpoint
 }
 
 // Nomad looks for these when it asks for exec and for networks.
@@ -47,11 +61,15 @@ var (
 // goroutines; neither files nor processes are touched before the first task.
 func New(ctx context.Context, name string, inner drivers.DriverPlugin, logger hclog.Logger) *Driver {
 	logger = logger.Named("lifecycle")
-	return &Driver{
-		name: name, inner: inner, ctx: ctx, logger: logger, now: time.Now,
-		events: eventer.NewEventer(ctx, logger),
-		tasks:  make(map[string]*task),
+	d := &Driver{
+		name: name, inner: inner, ctx: ctx, logger: logger, now: time.Now, storeLimit: storeLimit,
+		events:  eventer.NewEventer(ctx, logger),
+		metrics: newMetrics(), registry: manage.NewRegistry(),
+		tasks: make(map[string]*task), allocs: make(map[string]*allocation),
 	}
+	// The defaults are valid, whatever the environment says is checked by SetConfig.
+	d.shared, _ = d.newSurroundings(agentBlock{})
+	return d
 }
 
 // PluginInfo implements base.BasePlugin.
@@ -70,7 +88,7 @@ func (d *Driver) ConfigSchema() (*hclspec.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	return withBlock(inner, agentSpec)
+	return withBlock(inner, agentSpec())
 }
 
 // SetConfig hands the configuration to the inner driver and keeps the
@@ -82,22 +100,27 @@ func (d *Driver) SetConfig(cfg *base.Config) error {
 			return fmt.Errorf("decode plugin config: %w", err)
 		}
 	}
-	var allow []string
+	var block agentBlock
 	if own.Lifecycle != nil {
-		allow = own.Lifecycle.AllowURLs
+		block = *own.Lifecycle
 	}
-	for i, prefix := range allow {
-		u, err := url.Parse(prefix)
-		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || u.RawQuery != "" {
-			return fmt.Errorf("%s.allow_urls[%d]: not an http or https URL with a host and, at most, a path", blockName, i)
-		}
+	if err := block.check(); err != nil {
+		return fmt.Errorf("%s.%w", blockName, err)
+	}
+	shared, err := d.newSurroundings(block)
+	if err != nil {
+		return fmt.Errorf("%s.%w", blockName, err)
+	}
+	guard, err := dockerguard.Parse(cfg.PluginConfig, block.AllowHostNamespaces)
+	if err != nil {
+		return err
 	}
 	if err := d.inner.SetConfig(cfg); err != nil {
 		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.allowURLs = allow
+	d.config, d.guard, d.shared = block, guard, shared
 	return nil
 }
 

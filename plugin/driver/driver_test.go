@@ -3,10 +3,13 @@ package driver
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/nomad/plugins/base"
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/hashicorp/nomad/plugins/drivers/fsisolation"
@@ -27,39 +30,51 @@ func TestSelect(t *testing.T) {
 		"inner over file name": {[]string{"lifecycle-docker", "-inner", "exec"}, "lifecycle-exec", ""},
 		"as inner":             {[]string{"x", "-inner=docker", "-as=docker"}, "docker", ""},
 		"as itself":            {[]string{"x", "-inner=docker", "-as=lifecycle-docker"}, "lifecycle-docker", ""},
-		"as another":           {[]string{"x", "-inner=docker", "-as=exec"}, "", "-as=exec: not one of docker, lifecycle-docker"},
+		"as another":           {[]string{"x", "-inner=docker", "-as=exec"}, "", "-as=exec: not one of lifecycle-docker, docker"},
 		"as anything":          {[]string{"x", "-inner=raw_exec", "-as=mine"}, "", "-as=mine: not one of lifecycle-raw_exec, raw_exec"},
 		"which one":            {[]string{"nomad-driver-lifecycle"}, "", "which driver to decorate?"},
 		"inner unknown":        {[]string{"lifecycle-docker", "-inner=podman"}, "", "-inner=podman: not one of docker, exec, raw_exec"},
-		"inner empty":          {[]string{"lifecycle-docker", "-inner="}, "", "-inner=: not one of"},
+		"inner empty":          {[]string{"lifecycle-docker", "-inner="}, "lifecycle-docker", ""},
 		"flag unknown":         {[]string{"lifecycle-docker", "-outer=x"}, "", "-outer"},
+		"inner and a binary":   {[]string{"x", "-inner=docker", "-inner-plugin=/x"}, "", "-inner and -inner-plugin exclude each other"},
 		"argument":             {[]string{"lifecycle-docker", "docker"}, "", `unknown argument "docker"`},
 		"nothing":              {nil, "", "no command line"},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			f, got, err := Select(tc.argv)
-			must.Eq(t, tc.name, got)
+			selected, err := Select(tc.argv)
 			if tc.want != "" {
 				must.ErrorContains(t, err, tc.want)
-				must.Nil(t, f)
+				must.Nil(t, selected)
 				return
 			}
 			must.NoError(t, err)
-			must.NotNil(t, f)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			d, err := selected.Open(ctx, testLogger())
+			must.NoError(t, err)
+			must.Eq(t, tc.name, d.name)
+			must.Eq(t, strings.TrimPrefix(tc.name, namePrefix), d.innerName())
 		})
 	}
 }
 
-// The factory that Select returns makes the driver that the name promises.
-func TestSelect_MakesInner(t *testing.T) {
-	for inner := range inners() {
-		f, name, err := Select([]string{"x", "-inner=" + inner})
+// A binary is asked its name only when the driver is opened.
+func TestSelect_Binary(t *testing.T) {
+	selected, err := Select([]string{"lifecycle-docker", "-inner-plugin=" + filepath.Join(t.TempDir(), "none")})
+	must.NoError(t, err)
+	_, err = selected.Open(t.Context(), testLogger())
+	must.ErrorContains(t, err, "none")
+
+	for as, want := range map[string]string{"": "lifecycle-fake", "fake": "fake", "lifecycle-fake": "lifecycle-fake", "docker": ""} {
+		s := &Selection{as: as, inner: func(context.Context, hclog.Logger) (drivers.DriverPlugin, error) { return newFake(), nil }}
+		d, err := s.Open(t.Context(), testLogger())
+		if want == "" {
+			must.ErrorContains(t, err, "-as=docker: not one of lifecycle-fake, fake")
+			continue
+		}
 		must.NoError(t, err)
-		d := decorate(t, name, f)
-		info, err := d.inner.PluginInfo()
-		must.NoError(t, err)
-		must.Eq(t, inner, info.Name)
+		must.Eq(t, want, d.name)
 	}
 }
 

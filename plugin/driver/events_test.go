@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,7 +28,10 @@ func collect(t *testing.T, s *setup) func() []*drivers.TaskEvent {
 		defer close(done)
 		for ev := range ch {
 			if ev.Message == "last" {
-				close(last)
+				select {
+				case last <- struct{}{}:
+				case <-ctx.Done():
+				}
 				continue
 			}
 			mu.Lock()
@@ -43,10 +47,30 @@ func collect(t *testing.T, s *setup) func() []*drivers.TaskEvent {
 		receive(t, last)
 		mu.Lock()
 		defer mu.Unlock()
-		return got
+		return slices.Clone(got)
 	}
 }
 
+// states are the states and hooks that events are about, in their order.
+func states(events []*drivers.TaskEvent) []string {
+	all := []string{}
+	for _, ev := range events {
+		all = append(all, ev.Annotations["state"]+ev.Annotations["hook"])
+	}
+	return all
+}
+
+// messages are the texts of events.
+func messages(events []*drivers.TaskEvent) []string {
+	all := []string{}
+	for _, ev := range events {
+		all = append(all, ev.Message)
+	}
+	return all
+}
+
+// Nomad keeps ten events of a task: there is one for each kind of hook and one
+// for each of three states.
 func TestEvents_OneForEachKind(t *testing.T) {
 	ignore := "on_failure = \"ignore\""
 	s := newSetup(t, block(
@@ -59,13 +83,16 @@ func TestEvents_OneForEachKind(t *testing.T) {
 	must.NoError(t, s.h.StopTask(s.cfg.ID, time.Minute, ""))
 	wait(t, result)
 
-	type line struct{ hook, begin, contains string }
+	type line struct{ hook, state, begin, contains string }
 	want := []line{
-		{"prestart", "prestart hooks succeeded in ", ": http 200"},
-		{"poststart", "poststart hooks failed, going on in ", ": http 200; lifecycle.poststart[1].http after 1 try: POST "},
-		{"ready", "ready hooks succeeded in ", ": http 200"},
-		{"prestop", "prestop hooks succeeded in ", ": http 200; sleep 10ms"},
-		{"poststop", "poststop hooks failed, going on in ", "lifecycle.poststop[0].http after 1 try: POST "},
+		{"prestart", "", "prestart hooks succeeded in ", ": http 200"},
+		{"poststart", "", "poststart hooks failed, going on in ", ": http 200; lifecycle.poststart[1].http after 1 try: POST "},
+		{"ready", "", "ready hooks succeeded in ", ": http 200"},
+		{"", "running", "running (created ", "ms, starting "},
+		{"", "stopping", "stopping: unknown (running ", "s)"},
+		{"prestop", "", "prestop hooks succeeded in ", ": http 200; sleep 10ms"},
+		{"", "stopped", "stopped (stopping ", "ms)"},
+		{"poststop", "", "poststop hooks failed, going on in ", "lifecycle.poststop[0].http after 1 try: POST "},
 	}
 	got := events()
 	must.Len(t, len(want), got)
@@ -73,8 +100,11 @@ func TestEvents_OneForEachKind(t *testing.T) {
 		must.StrHasPrefix(t, want[i].begin, ev.Message)
 		must.StrContains(t, ev.Message, want[i].contains)
 		must.Eq(t, want[i].hook, ev.Annotations["hook"])
-		_, err := time.ParseDuration(ev.Annotations["duration"])
-		must.NoError(t, err)
+		must.Eq(t, want[i].state, ev.Annotations["state"])
+		if want[i].hook != "" {
+			_, err := time.ParseDuration(ev.Annotations["duration"])
+			must.NoError(t, err)
+		}
 		must.Eq(t, s.cfg.ID, ev.TaskID)
 		must.Eq(t, s.cfg.Name, ev.TaskName)
 		must.Eq(t, s.cfg.AllocID, ev.AllocID)
@@ -89,18 +119,38 @@ func TestEvents_KillTimeout(t *testing.T) {
 	events := collect(t, s)
 	s.start(t)
 	must.NoError(t, s.h.StopTask(s.cfg.ID, 200*time.Millisecond, ""))
-	got := events()
-	must.Len(t, 1, got)
-	must.StrContains(t, got[0].Message, "lifecycle.prestop[0].http after 1 try: cut by the task's kill_timeout of 200ms")
-	must.StrContains(t, got[0].Message, "lifecycle.prestop[1].http after 1 try: cut by the task's kill_timeout of 200ms")
+	got := only(t, events(), "prestop")
+	must.StrContains(t, got.Message, "lifecycle.prestop[0].http after 1 try: cut by the task's kill_timeout of 200ms")
+	must.StrContains(t, got.Message, "lifecycle.prestop[1].http after 1 try: cut by the task's kill_timeout of 200ms")
 	must.Eq(t, 0, s.count("hook /after"))
 }
 
-// A hook that fails the start makes no event: Nomad makes one of the error.
-func TestEvents_NoneForAFailedStart(t *testing.T) {
+// only returns the one event that is about a state or hook.
+func only(t *testing.T, events []*drivers.TaskEvent, what string) *drivers.TaskEvent {
+	t.Helper()
+	var found []*drivers.TaskEvent
+	for i, s := range states(events) {
+		if s == what {
+			found = append(found, events[i])
+		}
+	}
+	must.Len(t, 1, found, must.Sprint(messages(events)))
+	return found[0]
+}
+
+// A hook that fails the start makes no event of its own: Nomad makes one of the
+// error. That a process which has run is ended is told.
+func TestEvents_OfAFailedStart(t *testing.T) {
 	s := newSetup(t, block(httpHook("poststart", "fail", "")))
 	events := collect(t, s)
 	_, _, err := s.h.StartTask(s.cfg)
+	must.Error(t, err)
+	must.Eq(t, []string{"stopping", "stopped"}, states(events()))
+	must.StrHasPrefix(t, "stopping: failed (the start has failed) (created ", events()[0].Message)
+
+	s = newSetup(t, block(httpHook("prestart", "fail", "")))
+	events = collect(t, s)
+	_, _, err = s.h.StartTask(s.cfg)
 	must.Error(t, err)
 	must.SliceEmpty(t, events())
 }
@@ -111,10 +161,10 @@ func TestEvents_Secrets(t *testing.T) {
 	events := collect(t, s)
 	s.start(t)
 	must.NoError(t, s.h.StopTask(s.cfg.ID, time.Minute, ""))
-	got := events()
-	must.Len(t, 1, got)
-	must.StrContains(t, got[0].Message, "status 500")
-	must.StrNotContains(t, got[0].Message, "s3cret")
+	must.StrContains(t, only(t, events(), "prestop").Message, "status 500")
+	for _, text := range messages(events()) {
+		must.StrNotContains(t, text, "s3cret")
+	}
 }
 
 // The inner driver's events come along, over gRPC; a nil one, which would end

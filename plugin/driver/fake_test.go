@@ -2,7 +2,9 @@ package driver
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,13 +21,38 @@ import (
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 	pstructs "github.com/hashicorp/nomad/plugins/shared/structs"
 	"github.com/shoenig/test/must"
+
+	"github.com/nomad-patterns/nomad-patterns/plugin/hook"
 )
 
 // script is what happens, in order: calls of the inner driver and hooks that
 // were asked for.
 type script struct {
-	mu    sync.Mutex // guards lines
+	mu    sync.Mutex // guards the fields below
 	lines []string
+	heard map[string][]hook.Event // what hooks were told, by path
+}
+
+// told returns what the hook at a path was told the first time.
+func (s *script) told(t *testing.T, path string) hook.Event {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	must.Positive(t, len(s.heard[path]), must.Sprintf("%s was not asked", path))
+	return s.heard[path][0]
+}
+
+func (s *script) hear(path string, body []byte) {
+	var ev hook.Event
+	if json.Unmarshal(body, &ev) != nil {
+		return // of a hook whose request has no event
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.heard == nil {
+		s.heard = make(map[string][]hook.Event)
+	}
+	s.heard[path] = append(s.heard[path], ev)
 }
 
 func (s *script) add(format string, args ...any) {
@@ -85,7 +112,7 @@ func newFake() *fake {
 	}
 	f.PluginInfoF = base.StaticInfo(&base.PluginInfoResponse{Type: base.PluginTypeDriver, Name: "fake", PluginVersion: "9.9.9"})
 	f.ConfigSchemaF = base.StaticConfigSchema(fakeSpec)
-	f.SetConfigF = func(c *base.Config) error { f.add("config"); return nil }
+	f.SetConfigF = func(*base.Config) error { return nil }
 	f.TaskConfigSchemaF = func() (*hclspec.Spec, error) { return fakeSpec, nil }
 	f.CapabilitiesF = func() (*drivers.Capabilities, error) { return &f.caps, nil }
 	f.FingerprintF = f.fingerprint
@@ -234,17 +261,17 @@ func (f *fake) destroy(id string, force bool) error {
 func hookServer(t *testing.T, s *script) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// To its end: a client's leaving is noticed only then.
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return // it has left
+		}
+		s.hear(r.URL.Path, body)
 		s.add("hook %s", r.URL.Path)
 		if strings.HasPrefix(r.URL.Path, "/fail") {
 			w.WriteHeader(http.StatusInternalServerError)
 		}
 		if strings.HasPrefix(r.URL.Path, "/hang") {
-			buf := make([]byte, 1<<10)
-			for { // a client's leaving is noticed only after its body has been read
-				if _, err := r.Body.Read(buf); err != nil {
-					break
-				}
-			}
 			<-r.Context().Done()
 		}
 	}))
@@ -269,6 +296,16 @@ func newSetup(t *testing.T, text string) *setup {
 	s := &setup{fake: f, d: d, h: harness(t, d), cfg: newTaskConfig(t), url: hookServer(t, f.script)}
 	s.configure(t, text)
 	return s
+}
+
+// newSetupWith is newSetup with a Nomad that knows the task's allocation.
+func newSetupWith(t *testing.T, text string) (*setup, *fakeNomad) {
+	t.Helper()
+	n := newNomad(t)
+	s := newSetup(t, text)
+	must.NoError(t, configureAgent(t, s.d, n.agent("")))
+	n.run(t, s.cfg, shop(t))
+	return s, n
 }
 
 func (s *setup) configure(t *testing.T, text string) {

@@ -6,6 +6,8 @@ import (
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 	pstructs "github.com/hashicorp/nomad/plugins/shared/structs"
+
+	"github.com/nomad-patterns/nomad-patterns/plugin/manage"
 )
 
 // Fingerprint forwards the inner driver's reports. It asks the inner driver
@@ -19,6 +21,7 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 	if err != nil {
 		return nil, err
 	}
+	d.serveEndpoint()
 	out := make(chan *drivers.Fingerprint)
 	go func() {
 		defer close(out)
@@ -47,6 +50,31 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 		}
 	}()
 	return out, nil
+}
+
+// serveEndpoint serves the node's management endpoint, if the operator has asked
+// for one, until the driver ends. Nomad asks for fingerprints when it begins to
+// use the driver, and not when it only reads its schema.
+func (d *Driver) serveEndpoint() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.config.Endpoint == nil || d.serving {
+		return
+	}
+	d.serving = true
+	node, err := manage.NewNode(manage.NodeOptions{
+		Options: manage.Options{Logger: d.logger, Now: d.now}, Config: d.config.endpointConfig(),
+		Driver: d.name, Registry: d.registry, Metrics: d.metrics.registry,
+	})
+	if err != nil {
+		d.logger.Error("no management endpoint", "error", err)
+		return
+	}
+	d.background.Go(func() {
+		if err := node.Run(d.ctx); err != nil {
+			d.logger.Error("the management endpoint has failed", "error", err)
+		}
+	})
 }
 
 // drain lets an inner driver finish that sends without looking at its context.

@@ -161,7 +161,7 @@ func TestRecover(t *testing.T) {
 	task, err := next.d.task(s.cfg.ID)
 	must.NoError(t, err)
 	must.Eq(t, lifecycle.Running, task.machine.State())
-	must.Eq(t, map[string]string{"X-A": "1"}, task.hooks[hook.Prestop][0].HTTP.Headers)
+	must.Eq(t, map[string]string{"X-A": "1"}, task.spec.hooks[hook.Prestop][0].HTTP.Headers)
 
 	ch, err := next.h.WaitTask(t.Context(), s.cfg.ID)
 	must.NoError(t, err)

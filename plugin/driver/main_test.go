@@ -22,13 +22,26 @@ import (
 	"go.uber.org/goleak"
 )
 
+// TestMain lets no test reach the agents of this machine: whatever a driver is
+// not told about Nomad and Consul, it takes from here, where nothing listens.
 func TestMain(m *testing.M) {
+	for name, value := range map[string]string{
+		"NOMAD_ADDR": nowhere, "NOMAD_TOKEN": "", "NOMAD_REGION": "", "NOMAD_NAMESPACE": "",
+		"CONSUL_HTTP_ADDR": nowhere, "CONSUL_HTTP_TOKEN": "", "CONSUL_HTTP_TOKEN_FILE": "",
+	} {
+		if err := os.Setenv(name, value); err != nil {
+			panic(err)
+		}
+	}
 	goleak.VerifyTestMain(m,
 		// raw_exec does not close its connection to an executor that another
 		// plugin process has ended, as the recovery tests have it.
 		goleak.IgnoreAnyFunction("google.golang.org/grpc/internal/grpcsync.(*CallbackSerializer).run"),
 	)
 }
+
+// nowhere refuses connections.
+const nowhere = "http://127.0.0.1:1"
 
 // patience is how long a test waits for something that happens at once unless
 // the code is broken. No test measures it.
@@ -54,9 +67,11 @@ func testLogger() hclog.Logger { return hclog.NewNullLogger() }
 // decorate makes a driver that ends with the test.
 func decorate(t *testing.T, name string, inner func(context.Context, hclog.Logger) drivers.DriverPlugin) *Driver {
 	t.Helper()
+	t.TempDir() // whatever a task's last goroutine still writes comes before its removal
 	ctx, cancel := context.WithCancel(context.Background())
-	t.Cleanup(cancel)
-	return New(ctx, name, inner(ctx, testLogger()), testLogger())
+	d := New(ctx, name, inner(ctx, testLogger()), testLogger())
+	t.Cleanup(func() { cancel(); d.background.Wait() })
+	return d
 }
 
 // newTaskConfig describes a task as Nomad does, with its directories made.
@@ -64,12 +79,23 @@ func newTaskConfig(t *testing.T) *drivers.TaskConfig {
 	t.Helper()
 	allocID := uuid.Generate()
 	dir := t.TempDir()
-	local := filepath.Join(dir, "web", "local")
-	must.NoError(t, os.MkdirAll(local, 0o755))
+	return taskIn(t, dir, allocID, "web")
+}
+
+// taskIn describes a task of an allocation whose directory is dir.
+func taskIn(t *testing.T, dir, allocID, name string) *drivers.TaskConfig {
+	t.Helper()
+	local, secrets := filepath.Join(dir, name, "local"), filepath.Join(dir, name, "secrets")
+	for _, d := range []string{local, secrets} {
+		must.NoError(t, os.MkdirAll(d, 0o755))
+	}
 	return &drivers.TaskConfig{
-		ID: allocID + "/web/" + uuid.Short(), AllocID: allocID, AllocDir: dir,
-		Namespace: "prod", JobName: "shop", JobID: "shop", TaskGroupName: "front", Name: "web",
-		Env: map[string]string{"NOMAD_TASK_DIR": local}, Resources: &drivers.Resources{},
+		ID: allocID + "/" + name + "/" + uuid.Short(), AllocID: allocID, AllocDir: dir, NodeID: "n1",
+		Namespace: "prod", JobName: "shop", JobID: "shop", TaskGroupName: "front", Name: name,
+		Env: map[string]string{
+			"NOMAD_TASK_DIR": local, "NOMAD_SECRETS_DIR": secrets, "NOMAD_ALLOC_INDEX": "0",
+		},
+		Resources: &drivers.Resources{},
 	}
 }
 

@@ -284,7 +284,7 @@ func TestReal_EventFileStaysInside(t *testing.T) {
 			tc.plant(t, s.cfg.TaskDir().LocalDir, outside)
 			_, _, err := s.h.StartTask(s.cfg)
 			if tc.refused {
-				must.ErrorContains(t, err, "write event file")
+				must.ErrorContains(t, err, "write event.json file")
 				must.Eq(t, 0, s.count("exec"))
 			} else {
 				must.NoError(t, err)

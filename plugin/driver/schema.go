@@ -14,21 +14,6 @@ import (
 // configuration and to the task's.
 const blockName = "lifecycle"
 
-// agentConfig is the decorator's part of the plugin's configuration. Unknown
-// keys are the inner driver's.
-type agentConfig struct {
-	Lifecycle *agentBlock `codec:"lifecycle"`
-}
-
-type agentBlock struct {
-	// AllowURLs, if not empty, are the only URL prefixes that url hooks may use.
-	AllowURLs []string `codec:"allow_urls"`
-}
-
-var agentSpec = hclspec.NewBlock(blockName, false, hclspec.NewObject(map[string]*hclspec.Spec{
-	"allow_urls": hclspec.NewAttr("allow_urls", "list(string)", false),
-}))
-
 // taskConfig is the decorator's part of the task's configuration.
 type taskConfig struct {
 	Lifecycle *taskBlock `codec:"lifecycle"`
@@ -40,6 +25,49 @@ type taskBlock struct {
 	Ready     []hookBlock `codec:"ready"`
 	Prestop   []hookBlock `codec:"prestop"`
 	Poststop  []hookBlock `codec:"poststop"`
+
+	Checkpoint *checkpointBlock `codec:"checkpoint"`
+	Manage     *manageBlock     `codec:"manage"`
+	Group      *groupBlock      `codec:"group"`
+	StopAfter  []string         `codec:"stop_after"`
+}
+
+type checkpointBlock struct {
+	Save             *hookBlock `codec:"save"`
+	Restore          *hookBlock `codec:"restore"`
+	Store            string     `codec:"store"`
+	MaxSize          string     `codec:"max_size"`
+	Keep             int        `codec:"keep"`
+	Interval         string     `codec:"interval"`
+	Wait             string     `codec:"wait"`
+	OnRestoreFailure string     `codec:"on_restore_failure"`
+	Scope            string     `codec:"scope"`
+}
+
+type manageBlock struct {
+	Health    *offerBlock     `codec:"health"`
+	Metrics   *offerBlock     `codec:"metrics"`
+	Profile   *offerBlock     `codec:"profile"`
+	Config    *offerBlock     `codec:"config"`
+	Replicate *replicateBlock `codec:"replicate"`
+}
+
+type offerBlock struct {
+	Port   string `codec:"port"`
+	Socket string `codec:"socket"`
+	Path   string `codec:"path"`
+}
+
+type replicateBlock struct {
+	Min int64 `codec:"min"`
+	Max int64 `codec:"max"`
+}
+
+type groupBlock struct {
+	Created  []hookBlock `codec:"created" json:",omitempty"`
+	Running  []hookBlock `codec:"running" json:",omitempty"`
+	Stopping []hookBlock `codec:"stopping" json:",omitempty"`
+	Stopped  []hookBlock `codec:"stopped" json:",omitempty"`
 }
 
 type hookBlock struct {
@@ -89,11 +117,41 @@ var hookSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 })
 
 func taskSpec() *hclspec.Spec {
-	kinds := make(map[string]*hclspec.Spec)
-	for _, k := range hook.Kinds() {
-		kinds[string(k)] = hclspec.NewBlockList(string(k), hookSpec)
+	attr := func(name, kind string) *hclspec.Spec { return hclspec.NewAttr(name, kind, false) }
+	block := func(name string, attrs map[string]*hclspec.Spec) *hclspec.Spec {
+		return hclspec.NewBlock(name, false, hclspec.NewObject(attrs))
 	}
-	return hclspec.NewBlock(blockName, false, hclspec.NewObject(kinds))
+	offer := func(name string) *hclspec.Spec {
+		return block(name, map[string]*hclspec.Spec{
+			"port": attr("port", "string"), "socket": attr("socket", "string"), "path": attr("path", "string"),
+		})
+	}
+	lists := func(kinds []hook.Kind) map[string]*hclspec.Spec {
+		specs := make(map[string]*hclspec.Spec)
+		for _, k := range kinds {
+			specs[string(k)] = hclspec.NewBlockList(string(k), hookSpec)
+		}
+		return specs
+	}
+	specs := lists(hook.Kinds())
+	specs["checkpoint"] = block("checkpoint", map[string]*hclspec.Spec{
+		"save":               hclspec.NewBlock("save", false, hookSpec),
+		"restore":            hclspec.NewBlock("restore", false, hookSpec),
+		"store":              attr("store", "string"),
+		"max_size":           attr("max_size", "string"),
+		"keep":               attr("keep", "number"),
+		"interval":           attr("interval", "string"),
+		"wait":               attr("wait", "string"),
+		"on_restore_failure": attr("on_restore_failure", "string"),
+		"scope":              attr("scope", "string"),
+	})
+	specs["manage"] = block("manage", map[string]*hclspec.Spec{
+		"health": offer("health"), "metrics": offer("metrics"), "profile": offer("profile"), "config": offer("config"),
+		"replicate": block("replicate", map[string]*hclspec.Spec{"min": attr("min", "number"), "max": attr("max", "number")}),
+	})
+	specs["group"] = block("group", lists(hook.GroupKinds()))
+	specs["stop_after"] = attr("stop_after", "list(string)")
+	return hclspec.NewBlock(blockName, false, hclspec.NewObject(specs))
 }
 
 // withBlock returns a copy of the inner driver's schema with the decorator's
@@ -109,48 +167,4 @@ func withBlock(inner, block *hclspec.Spec) (*hclspec.Spec, error) {
 	}
 	attrs[blockName] = block
 	return hclspec.NewObject(attrs), nil
-}
-
-// hooks are a task's checked hooks by kind.
-type hooks map[hook.Kind][]*hook.Hook
-
-// parseHooks checks the lifecycle block. The error names the field.
-func parseHooks(b *taskBlock) (hooks, error) {
-	if b == nil {
-		return nil, nil
-	}
-	all := make(hooks)
-	for kind, blocks := range map[hook.Kind][]hookBlock{
-		hook.Prestart: b.Prestart, hook.Poststart: b.Poststart, hook.Ready: b.Ready,
-		hook.Prestop: b.Prestop, hook.Poststop: b.Poststop,
-	} {
-		if len(blocks) > hook.MaxPerKind {
-			return nil, fmt.Errorf("%s.%s: %d hooks; at most %d", blockName, kind, len(blocks), hook.MaxPerKind)
-		}
-		for i, block := range blocks {
-			h, err := hook.New(kind, i, block.spec())
-			if err != nil {
-				return nil, err
-			}
-			all[kind] = append(all[kind], h)
-		}
-	}
-	return all, nil
-}
-
-func (b hookBlock) spec() hook.Spec {
-	s := hook.Spec{
-		Sleep: b.Sleep, Timeout: b.Timeout, Retries: b.Retries,
-		Interval: b.Interval, OnFailure: b.OnFailure,
-	}
-	if b.HTTP != nil {
-		s.HTTP = &hook.HTTPSpec{
-			URL: b.HTTP.URL, Network: b.HTTP.Network, Port: b.HTTP.Port, Socket: b.HTTP.Socket,
-			Path: b.HTTP.Path, Method: b.HTTP.Method, Headers: b.HTTP.Headers, Status: b.HTTP.Status,
-		}
-	}
-	if b.Exec != nil {
-		s.Exec = &hook.ExecSpec{Command: b.Exec.Command}
-	}
-	return s
 }

@@ -1,9 +1,11 @@
 package driver
 
 import (
+	"context"
 	"strings"
 	"testing"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/nomad/drivers/docker"
 	"github.com/hashicorp/nomad/drivers/exec"
 	"github.com/hashicorp/nomad/drivers/rawexec"
@@ -16,8 +18,11 @@ import (
 	"github.com/nomad-patterns/nomad-patterns/plugin/hook"
 )
 
-func inners() map[string]Factory {
-	return map[string]Factory{
+// constructor makes an inner driver.
+type constructor = func(context.Context, hclog.Logger) drivers.DriverPlugin
+
+func inners() map[string]constructor {
+	return map[string]constructor{
 		"docker": docker.NewDockerDriver, "exec": exec.NewExecDriver, "raw_exec": rawexec.NewRawExecDriver,
 	}
 }
@@ -144,9 +149,12 @@ func TestSchema_LifecycleBlock(t *testing.T) {
 			setConfig(t, d, &cfg, text+lifecycleText)
 			var own taskConfig
 			must.NoError(t, cfg.DecodeDriverConfig(&own))
-			hs, err := parseHooks(own.Lifecycle)
+			sp, err := parseSpec(own.Lifecycle)
 			must.NoError(t, err)
-			must.True(t, hasExec(hs))
+			must.True(t, sp.hasExec())
+			must.True(t, sp.managed)
+			must.False(t, sp.hasSocket())
+			hs := sp.hooks
 
 			must.Len(t, 1, hs[hook.Prestart])
 			must.Eq(t, []string{"/bin/migrate", "-up"}, hs[hook.Prestart][0].Exec.Command)
@@ -233,13 +241,10 @@ func TestParseHooks_Refuses(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			_, err := parseHooks(&tc.block)
+			_, err := parseSpec(&tc.block)
 			must.ErrorContains(t, err, tc.want)
 		})
 	}
-	hs, err := parseHooks(nil)
-	must.NoError(t, err)
-	must.MapEmpty(t, hs)
 }
 
 func TestSetConfig(t *testing.T) {
@@ -275,10 +280,10 @@ func TestSetConfig(t *testing.T) {
 			}
 			must.NoError(t, err)
 			must.Eq(t, raw, inner)
-			must.SliceEqOp(t, tc.allow, d.allowURLs)
+			must.SliceEqOp(t, tc.allow, d.config.AllowURLs)
 			// Nomad calls it again, during validation without any config.
 			must.NoError(t, h.SetConfig(&base.Config{}))
-			must.SliceEmpty(t, d.allowURLs)
+			must.SliceEmpty(t, d.config.AllowURLs)
 		})
 	}
 }

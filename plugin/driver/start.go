@@ -12,8 +12,11 @@ import (
 	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
+	"github.com/nomad-patterns/nomad-patterns/plugin/dockerguard"
 	"github.com/nomad-patterns/nomad-patterns/plugin/hook"
 	"github.com/nomad-patterns/nomad-patterns/plugin/lifecycle"
+	"github.com/nomad-patterns/nomad-patterns/plugin/manage"
+	"github.com/nomad-patterns/nomad-patterns/plugin/reason"
 )
 
 const (
@@ -31,6 +34,7 @@ type handleState struct {
 	InnerVersion int
 	InnerState   []byte
 	Lifecycle    *taskBlock
+	Epoch        int // of the task's checkpoints; 0 if it has none
 }
 
 // StartTask runs the prestart hooks, starts the inner task and runs the
@@ -44,38 +48,58 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 	if err := cfg.DecodeDriverConfig(&own); err != nil {
 		return nil, nil, fmt.Errorf("decode %s block: %w", blockName, err)
 	}
-	hs, err := parseHooks(own.Lifecycle)
+	sp, err := parseSpec(own.Lifecycle)
 	if err != nil {
 		return nil, nil, err
 	}
 	if err := d.checkMounts(cfg); err != nil {
 		return nil, nil, err
 	}
-	t := d.newTask(d.prepare(cfg, hs), hs, lifecycle.Created)
+	t := d.newTask(d.prepare(cfg, sp), sp, lifecycle.Created)
 	if err := t.check(); err != nil {
 		return nil, nil, err
 	}
-	if len(hs) > 0 {
-		if err := d.clearOrphan(t); err != nil {
-			return nil, nil, structs.NewRecoverableError(err, true)
-		}
+	if !sp.managed {
+		return d.startInner(t, own.Lifecycle)
 	}
-	if err := t.run(d.ctx, hook.Prestart); err != nil {
-		return nil, nil, structs.NewRecoverableError(err, true)
+	if err := t.comeUp(d.ctx, own.Lifecycle); err != nil {
+		t.giveUp()
+		return nil, nil, err
 	}
 	return d.startInner(t, own.Lifecycle)
 }
 
+// comeUp is all that happens before the task's process is started.
+func (t *task) comeUp(ctx context.Context, block *taskBlock) error {
+	if err := t.d.clearOrphan(t); err != nil {
+		return structs.NewRecoverableError(err, true)
+	}
+	if err := t.join(ctx, block); err != nil {
+		return err
+	}
+	if err := t.run(ctx, hook.Prestart); err != nil {
+		return structs.NewRecoverableError(err, true)
+	}
+	if t.spec.checkpoint != nil {
+		t.machine.To(lifecycle.Restoring, nil)
+		if err := t.fetchCheckpoint(ctx); err != nil {
+			return err
+		}
+	}
+	return t.openSocket()
+}
+
 // startInner starts the task's process and sees it through its start hooks.
 func (d *Driver) startInner(t *task, block *taskBlock) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
-	inner, network, err := d.inner.StartTask(t.cfg)
+	inner, network, err := d.launch(t.cfg)
 	if err != nil {
+		t.giveUp()
 		return nil, nil, err // unwrapped: it may say of itself that it is recoverable
 	}
 	t.cfg = inner.Config
-	t.machine.To(lifecycle.Starting)
+	t.machine.To(lifecycle.Starting, nil)
 	d.addTask(t)
-	go t.watch()
+	d.background.Go(t.watch)
 
 	if err := d.runStartHooks(t, inner); err != nil {
 		d.abort(t)
@@ -83,33 +107,61 @@ func (d *Driver) startInner(t *task, block *taskBlock) (*drivers.TaskHandle, *dr
 	}
 	handle := drivers.NewTaskHandle(handleVersion)
 	handle.Config, handle.State = inner.Config, inner.State
-	state := handleState{InnerVersion: inner.Version, InnerState: inner.DriverState, Lifecycle: block}
+	state := handleState{InnerVersion: inner.Version, InnerState: inner.DriverState, Lifecycle: block, Epoch: t.checkpoint.epoch()}
 	if err := handle.SetDriverState(&state); err != nil {
 		d.abort(t)
 		return nil, nil, fmt.Errorf("encode task handle: %w", err)
 	}
-	t.machine.To(lifecycle.Running)
+	t.machine.To(lifecycle.Running, nil)
+	t.settleIn()
 	return handle, network, nil
+}
+
+// launch has the inner driver start a process, after it was kept from what it
+// should refuse.
+func (d *Driver) launch(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
+	if d.innerName() == "docker" {
+		schema, err := d.inner.ConfigSchema()
+		if err != nil {
+			return nil, nil, err
+		}
+		if dockerguard.Needed(schema) {
+			d.mu.Lock()
+			guard := d.guard
+			d.mu.Unlock()
+			if err := guard.Check(cfg); err != nil {
+				return nil, nil, err
+			}
+		}
+	}
+	return d.inner.StartTask(cfg)
 }
 
 // runStartHooks runs the hooks between the start of the process and Nomad's
 // knowing of it.
 func (d *Driver) runStartHooks(t *task, inner *drivers.TaskHandle) error {
-	if len(t.hooks[hook.Poststart])+len(t.hooks[hook.Ready]) == 0 {
+	restores := t.checkpoint.restores()
+	if len(t.spec.hooks[hook.Poststart])+len(t.spec.hooks[hook.Ready]) == 0 && !restores {
 		return nil
 	}
 	if err := t.journal.started(inner); err != nil {
 		return err
 	}
+	var err error
+	if restores {
+		err = t.handOver(d.ctx)
+	}
 	for _, kind := range []hook.Kind{hook.Poststart, hook.Ready} {
-		err := t.run(d.ctx, kind)
-		if errors.Is(err, hook.ErrGone) {
-			<-t.done
-			return fmt.Errorf("%w; %s", err, describe(t.result))
+		if err == nil {
+			err = t.run(d.ctx, kind)
 		}
-		if err != nil {
-			return err
-		}
+	}
+	if errors.Is(err, hook.ErrGone) {
+		<-t.done
+		return fmt.Errorf("%w; %s", err, describe(t.result))
+	}
+	if err != nil {
+		return err
 	}
 	return t.journal.answered()
 }
@@ -127,7 +179,7 @@ func describe(r *drivers.ExitResult) string {
 // abort ends a process whose start has failed and forgets it.
 func (d *Driver) abort(t *task) {
 	log := d.logger.With("alloc_id", t.cfg.AllocID, "task", t.cfg.Name)
-	t.machine.To(lifecycle.Stopping)
+	t.machine.To(lifecycle.Stopping, &lifecycle.Stop{Reason: string(reason.Failed), Detail: "the start has failed"})
 	if err := d.end(t.cfg.ID, abortTimeout); err != nil {
 		log.Error("process of a failed start may still run; the next start will end it", "error", err)
 	} else if err := t.journal.answered(); err != nil {
@@ -136,7 +188,7 @@ func (d *Driver) abort(t *task) {
 	// The next start must not meet this one's poststop hooks. They are
 	// bounded; the timer is for an inner driver that never says the process
 	// has ended.
-	limit := time.NewTimer(abortTimeout + hooksLimit(t.hooks[hook.Poststop]))
+	limit := time.NewTimer(abortTimeout + hooksLimit(t.spec.hooks[hook.Poststop]))
 	defer limit.Stop()
 	select {
 	case <-t.done:
@@ -144,8 +196,8 @@ func (d *Driver) abort(t *task) {
 		log.Error("inner driver has not reported the end of a process that it destroyed")
 	case <-d.ctx.Done():
 	}
-	t.machine.To(lifecycle.Destroyed)
-	d.removeTask(t)
+	t.machine.To(lifecycle.Destroyed, nil)
+	t.forget()
 }
 
 func hooksLimit(hs []*hook.Hook) time.Duration {
@@ -199,30 +251,30 @@ func (d *Driver) clearOrphan(t *task) error {
 
 // prepare returns the configuration for the inner driver. It is a copy: inner
 // drivers change what they are given.
-func (d *Driver) prepare(cfg *drivers.TaskConfig, hs hooks) *drivers.TaskConfig {
+func (d *Driver) prepare(cfg *drivers.TaskConfig, s *spec) *drivers.TaskConfig {
 	c := cfg.Copy()
 	if c.ParentJobID == "" {
 		c.ParentJobID = parentJob(c.JobID)
 	}
-	if hasExec(hs) {
+	env := make(map[string]string)
+	inTask := func(file string) string { return path.Join(c.Env["NOMAD_TASK_DIR"], path.Base(eventDir), file) }
+	if s.hasExec() {
+		env[eventKey] = inTask(eventFile)
+	}
+	if s.checkpoint != nil {
+		env[checkpointKey] = inTask(checkpointFile)
+	}
+	if s.hasSocket() {
+		env[socketKey] = path.Join(c.Env["NOMAD_SECRETS_DIR"], manage.SocketName)
+	}
+	if len(env) > 0 {
 		c.Env = maps.Clone(c.Env)
 		if c.Env == nil {
 			c.Env = make(map[string]string)
 		}
-		c.Env[eventKey] = path.Join(c.Env["NOMAD_TASK_DIR"], "lifecycle", "event.json")
+		maps.Copy(c.Env, env)
 	}
 	return c
-}
-
-func hasExec(hs hooks) bool {
-	for _, kind := range hs {
-		for _, h := range kind {
-			if h.Exec != nil {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // parentJob restores the one field of a task's configuration that is lost
@@ -265,7 +317,7 @@ func (d *Driver) runOnceFor(t *task) func(context.Context, []string, hook.Event)
 		if err != nil {
 			return 0, "", err
 		}
-		handle, _, err := d.inner.StartTask(cfg)
+		handle, _, err := d.launch(cfg)
 		if err != nil {
 			return 0, "", err
 		}

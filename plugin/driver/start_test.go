@@ -51,34 +51,50 @@ func TestLifecycle_Order(t *testing.T) {
 	s.forgotten(t)
 }
 
-// Without hooks nothing is added: no journal, no environment, the same calls.
-func TestLifecycle_NoHooks(t *testing.T) {
-	for name, text := range map[string]string{"no block": "", "empty block": "lifecycle {\n}\n"} {
-		t.Run(name, func(t *testing.T) {
-			s := newSetup(t, "command = \"/bin/a\"\n"+text)
-			var timeout time.Duration
-			stop := s.StopTaskF
-			s.StopTaskF = func(id string, d time.Duration, signal string) error {
-				timeout = d
-				return stop(id, d, signal)
-			}
-			handle, network, err := s.h.StartTask(s.cfg)
-			must.NoError(t, err)
-			must.Eq(t, "10.0.0.9", network.IP)
-			must.Eq(t, handleVersion, handle.Version)
-			must.MapNotContainsKey(t, s.only(t).cfg.Env, eventKey)
-			_, err = os.Stat(filepath.Join(s.cfg.AllocDir, ".lifecycle"))
-			must.ErrorIs(t, err, os.ErrNotExist)
-
-			result := s.waitTask(t)
-			must.NoError(t, s.h.StopTask(s.cfg.ID, 7*time.Second, "SIGHUP"))
-			must.Eq(t, 7*time.Second, timeout)
-			must.Eq(t, 143, wait(t, result).ExitCode)
-			must.NoError(t, s.h.DestroyTask(s.cfg.ID, true))
-			must.Eq(t, []string{"start", "stop SIGHUP", "destroy force=true"}, s.all())
-			s.forgotten(t)
-		})
+// Without a block nothing is added: no journal, no environment, the same calls.
+func TestLifecycle_NoBlock(t *testing.T) {
+	s := newSetup(t, "command = \"/bin/a\"\n")
+	var timeout time.Duration
+	stop := s.StopTaskF
+	s.StopTaskF = func(id string, d time.Duration, signal string) error {
+		timeout = d
+		return stop(id, d, signal)
 	}
+	events := collect(t, s)
+	handle, network, err := s.h.StartTask(s.cfg)
+	must.NoError(t, err)
+	must.Eq(t, "10.0.0.9", network.IP)
+	must.Eq(t, handleVersion, handle.Version)
+	for _, key := range []string{eventKey, checkpointKey, socketKey} {
+		must.MapNotContainsKey(t, s.only(t).cfg.Env, key)
+	}
+	result := s.waitTask(t)
+	must.NoError(t, s.h.StopTask(s.cfg.ID, 7*time.Second, "SIGHUP"))
+	must.Eq(t, 7*time.Second, timeout)
+	must.Eq(t, 143, wait(t, result).ExitCode)
+	must.NoError(t, s.h.DestroyTask(s.cfg.ID, true))
+	must.Eq(t, []string{"start", "stop SIGHUP", "destroy force=true"}, s.all())
+	must.SliceEmpty(t, events())
+	s.forgotten(t)
+	_, err = os.Stat(filepath.Join(s.cfg.AllocDir, ".lifecycle"))
+	must.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// An empty block asks for nothing but the task events.
+func TestLifecycle_EmptyBlock(t *testing.T) {
+	s := newSetup(t, "command = \"/bin/a\"\nlifecycle {\n}\n")
+	events := collect(t, s)
+	s.start(t)
+	for _, key := range []string{eventKey, checkpointKey, socketKey} {
+		must.MapNotContainsKey(t, s.only(t).cfg.Env, key)
+	}
+	result := s.waitTask(t)
+	must.NoError(t, s.h.StopTask(s.cfg.ID, 7*time.Second, "SIGHUP"))
+	must.Eq(t, 143, wait(t, result).ExitCode)
+	must.NoError(t, s.h.DestroyTask(s.cfg.ID, true))
+	must.Eq(t, []string{"start", "stop SIGHUP", "destroy force=true"}, s.all())
+	must.Eq(t, []string{"running", "stopping", "stopped"}, states(events()))
+	s.forgotten(t)
 }
 
 // A mistake in the job file is named before anything runs, and is not tried

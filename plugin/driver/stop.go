@@ -8,6 +8,7 @@ import (
 
 	"github.com/nomad-patterns/nomad-patterns/plugin/hook"
 	"github.com/nomad-patterns/nomad-patterns/plugin/lifecycle"
+	"github.com/nomad-patterns/nomad-patterns/plugin/reason"
 )
 
 // StopOverrun is the most by which prestop hooks may make a stop longer than
@@ -52,13 +53,14 @@ func (d *Driver) StopTask(id string, timeout time.Duration, signal string) error
 	}
 	t.stopping.Lock()
 	defer t.stopping.Unlock()
-	t.machine.To(lifecycle.Stopping)
-
-	if len(t.hooks[hook.Prestop]) > 0 && !ended(t.exited) {
+	if t.spec.managed && !ended(t.exited) && !t.left {
 		ctx, cancel := context.WithDeadlineCause(d.ctx, deadline, errKillTimeout{timeout})
-		_ = t.run(ctx, hook.Prestop) // only start hooks return errors
+		t.takeLeave(ctx, deadline)
+		t.left = d.ctx.Err() == nil // what the plugin's own end has cut is not done
 		cancel()
 		timeout = max(time.Until(deadline), min(timeout, StopOverrun))
+	} else {
+		t.machine.To(lifecycle.Stopping, &lifecycle.Stop{Reason: string(reason.Unknown), Deadline: deadline})
 	}
 	if err := d.inner.StopTask(id, timeout, signal); err != nil && !notFound(err) {
 		return err
@@ -66,11 +68,59 @@ func (d *Driver) StopTask(id string, timeout time.Duration, signal string) error
 	return nil
 }
 
+// takeLeave is all that a task does between being asked to stop and its signal:
+// it learns why, waits for the tasks that it stops after, runs its prestop
+// hooks and saves its state. t.stopping is held.
+func (t *task) takeLeave(ctx context.Context, deadline time.Time) {
+	stop, whole := t.why(ctx)
+	stop.Deadline = deadline
+	t.machine.To(lifecycle.Stopping, &stop)
+	t.members.awaitTurn(ctx, stop, whole)
+
+	saves := t.checkpoint != nil && !stop.Final
+	hooks, cancel := ctx, context.CancelFunc(func() {})
+	if saves { // hooks that take all the time must not cost the state
+		reserve := min(t.spec.checkpoint.save.Timeout, time.Until(deadline)/2)
+		hooks, cancel = context.WithDeadlineCause(ctx, deadline.Add(-reserve), errReserved{reserve})
+	}
+	_ = t.run(hooks, hook.Prestop) // only start hooks return errors
+	cancel()
+	if saves && !ended(t.exited) {
+		t.machine.To(lifecycle.Saving, nil)
+		t.saveAtStop(ctx, stop.Reason)
+	}
+}
+
+// why asks Nomad why the task is stopped. What cannot be learnt within a
+// second is unknown, unless the servers had said so before.
+func (t *task) why(ctx context.Context) (stop lifecycle.Stop, whole bool) {
+	s := t.d.around()
+	v, err := s.nomad.Why(ctx, t.cfg.Namespace, t.cfg.AllocID, t.cfg.Name)
+	if err != nil {
+		t.d.logger.Warn("reason of a stop is not known", "alloc_id", t.cfg.AllocID, "task", t.cfg.Name, "error", err)
+		if st, _ := t.machine.Status(); st.Stop != nil {
+			return *st.Stop, true
+		}
+	}
+	return stopOf(v), v.Whole
+}
+
+func stopOf(v reason.Verdict) lifecycle.Stop {
+	return lifecycle.Stop{Reason: string(v.Reason), Final: v.Final, Detail: v.Detail}
+}
+
 // errKillTimeout says in a hook's outcome whose limit it was that cut it.
 type errKillTimeout struct{ timeout time.Duration }
 
 func (e errKillTimeout) Error() string {
 	return "cut by the task's kill_timeout of " + e.timeout.String()
+}
+
+// errReserved says that prestop hooks were cut so that the state can be saved.
+type errReserved struct{ reserve time.Duration }
+
+func (e errReserved) Error() string {
+	return "cut to leave " + e.reserve.Round(time.Millisecond).String() + " of the task's kill_timeout for its checkpoint"
 }
 
 // DestroyTask implements drivers.DriverPlugin. Like StopTask it returns nil for
@@ -83,9 +133,9 @@ func (d *Driver) DestroyTask(id string, force bool) error {
 	if err := d.inner.DestroyTask(id, force); err != nil && !notFound(err) {
 		return err
 	}
-	t.machine.To(lifecycle.Destroyed)
-	d.removeTask(t)
-	if len(t.hooks) > 0 {
+	t.machine.To(lifecycle.Destroyed, nil)
+	t.forget()
+	if t.spec.managed {
 		if err := t.journal.answered(); err != nil {
 			d.logger.Warn("journal not cleared", "alloc_id", t.cfg.AllocID, "task", t.cfg.Name, "error", err)
 		}

@@ -5,10 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
-	"path"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,11 +15,14 @@ import (
 
 	"github.com/nomad-patterns/nomad-patterns/plugin/hook"
 	"github.com/nomad-patterns/nomad-patterns/plugin/lifecycle"
+	"github.com/nomad-patterns/nomad-patterns/plugin/manage"
+	"github.com/nomad-patterns/nomad-patterns/plugin/reason"
 )
 
 const (
-	eventDir = "local/lifecycle" // below the task's directory
-	eventKey = "LIFECYCLE_EVENT_FILE"
+	eventDir  = "local/lifecycle" // below the task's directory
+	eventFile = "event.json"
+	eventKey  = "LIFECYCLE_EVENT_FILE"
 
 	execSlack = 100 * time.Millisecond
 	execNever = 365 * 24 * time.Hour
@@ -32,43 +32,51 @@ const (
 type task struct {
 	d       *Driver
 	cfg     *drivers.TaskConfig // as the inner driver left it; only read
-	hooks   hooks
+	spec    *spec
 	dialer  *hook.Dialer
 	machine *lifecycle.Machine
 	journal *journal
+	begun   time.Time // of the start, or of the recovery
 
 	stopping sync.Mutex // held by the one stop that is under way
+	left     bool       // all that comes before the signal is done; guarded by stopping
+
+	checkpoint *checkpointing // nil if the task has none
+	alloc      *allocation    // nil without a block
+	members    *membership    // in its group; nil without a block
+	operators  *manage.Task   // as operators see it; nil before it runs
+	background sync.WaitGroup // goroutines that end with ctx
+	ctx        context.Context
+	cancel     context.CancelFunc
 
 	exited chan struct{}       // closed when the process has ended
 	done   chan struct{}       // closed when the poststop hooks have ended as well
 	result *drivers.ExitResult // how the process ended; set before done is closed
+
+	notes notes // what the next event tells besides
 }
 
-func (d *Driver) newTask(cfg *drivers.TaskConfig, hs hooks, at lifecycle.State) *task {
+func (d *Driver) newTask(cfg *drivers.TaskConfig, s *spec, at lifecycle.State) *task {
 	d.mu.Lock()
-	allow := d.allowURLs
+	allow := d.config.AllowURLs
 	d.mu.Unlock()
-	return &task{
-		d: d, cfg: cfg, hooks: hs,
+	t := &task{
+		d: d, cfg: cfg, spec: s,
 		dialer:  newDialer(cfg, allow),
-		machine: lifecycle.New(at),
 		journal: newJournal(cfg),
+		begun:   d.now(),
 		exited:  make(chan struct{}),
 		done:    make(chan struct{}),
 	}
+	t.ctx, t.cancel = context.WithCancel(d.ctx)
+	t.machine = lifecycle.New(at, d.now, t.observe)
+	return t
 }
 
 // check finds what is wrong with the hooks for this very task, before anything
 // is started.
 func (t *task) check() error {
-	for _, kind := range hook.Kinds() {
-		for _, h := range t.hooks[kind] {
-			if err := t.dialer.Check(h); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return t.spec.each(func(h *hook.Hook) error { return t.dialer.Check(h) })
 }
 
 // watch waits for the process to end, runs the poststop hooks and then lets
@@ -76,14 +84,26 @@ func (t *task) check() error {
 // with the driver.
 func (t *task) watch() {
 	result := t.d.await(t.d.ctx, t.cfg.ID)
-	t.machine.To(lifecycle.Stopped)
+	alive := t.d.ctx.Err() != nil // the plugin ends, and not the task
+	if !alive {
+		t.machine.To(lifecycle.Stopped, t.ownEnd(result))
+	}
 	close(t.exited)
-	if t.d.ctx.Err() == nil {
+	if !alive {
 		// A poststop hook cannot fail the task, so there is no error to handle.
 		_ = t.run(t.d.ctx, hook.Poststop)
+		t.over()
 	}
 	t.result = result
 	close(t.done)
+}
+
+// ownEnd is why the process has ended if nobody has asked for it.
+func (t *task) ownEnd(r *drivers.ExitResult) *lifecycle.Stop {
+	if t.machine.State() >= lifecycle.Stopping {
+		return nil
+	}
+	return &lifecycle.Stop{Reason: string(reason.Exited(r.ExitCode, r.Signal, r.OOMKilled, r.Err)), Detail: describe(r)}
 }
 
 // await returns how the inner task ended. It never returns nil: Nomad's agent
@@ -103,7 +123,7 @@ func (d *Driver) await(ctx context.Context, id string) *drivers.ExitResult {
 // outcomes. It returns an error, and no event, if one failed that has
 // on_failure = "fail": Nomad makes an event of the error.
 func (t *task) run(ctx context.Context, kind hook.Kind) error {
-	hs := t.hooks[kind]
+	hs := t.spec.hooks[kind]
 	if len(hs) == 0 {
 		return nil
 	}
@@ -127,6 +147,7 @@ func (t *task) run(ctx context.Context, kind hook.Kind) error {
 	verdict := "succeeded"
 	for i, h := range hs[skip:] {
 		o := hook.Run(ctx, h, t.event(), target)
+		t.d.metrics.hook(kind, o.Err)
 		log := t.d.logger.With("alloc_id", t.cfg.AllocID, "task", t.cfg.Name, "hook", h.Field(), "action", h.Action(), "tries", o.Tries, "took", o.Duration)
 		switch {
 		case o.Err == nil:
@@ -162,10 +183,14 @@ func tries(o hook.Outcome) string {
 }
 
 func (t *task) event() hook.Event {
-	return hook.Event{
+	ev := hook.Event{
 		Namespace: t.cfg.Namespace, Job: t.cfg.JobID, Group: t.cfg.TaskGroupName,
 		Task: t.cfg.Name, AllocID: t.cfg.AllocID,
 	}
+	if st, _ := t.machine.Status(); st.Stop != nil && st.State >= lifecycle.Stopping {
+		ev = ev.Stopping(st.Stop.Reason, st.Stop.Final, st.Stop.Detail, st.Stop.Deadline)
+	}
+	return ev
 }
 
 // execTimeout is the limit that the inner driver is told for a command, a
@@ -216,38 +241,13 @@ func (t *task) exec(ctx context.Context, command []string, ev hook.Event) (int, 
 	}
 }
 
-// writeEvent puts the event where a command finds it. The directory is the
-// task's, so nothing outside the task's directory may be reached through it,
-// whatever links lie there; os.Root sees to that.
+// writeEvent puts the event where a command finds it.
 func (t *task) writeEvent(ev hook.Event) error {
 	data, err := json.Marshal(ev)
 	if err != nil {
 		return fmt.Errorf("encode event: %w", err)
 	}
-	root, err := os.OpenRoot(t.cfg.TaskDir().Dir)
-	if err != nil {
-		return fmt.Errorf("write event file: %w", err)
-	}
-	defer func() { _ = root.Close() }() // only a directory handle
-	if err := root.MkdirAll(eventDir, 0o755); err != nil {
-		return fmt.Errorf("write event file: %w", err)
-	}
-	tmp, final := path.Join(eventDir, ".event.json"), path.Join(eventDir, "event.json")
-	if err := root.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("write event file: %w", err)
-	}
-	f, err := root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return fmt.Errorf("write event file: %w", err)
-	}
-	_, err = f.Write(append(data, '\n'))
-	if err := errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("write event file: %w", err)
-	}
-	if err := root.Rename(tmp, final); err != nil {
-		return fmt.Errorf("write event file: %w", err)
-	}
-	return nil
+	return t.writeFile(eventFile, append(data, '\n'))
 }
 
 // newDialer gathers how the task is reached from Nomad's description of it.

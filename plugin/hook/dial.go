@@ -79,6 +79,19 @@ func (d *Dialer) check(c *HTTPSpec) error {
 	return nil
 }
 
+// Dial connects to a port or socket of the task.
+func (d *Dialer) Dial(ctx context.Context, c *HTTPSpec) (net.Conn, error) {
+	_, dial, err := d.place(c)
+	if err != nil {
+		return nil, err
+	}
+	host := ""
+	if c.Port != "" {
+		host = d.Ports[c.Port].Host
+	}
+	return dial(ctx, host)
+}
+
 // allowed compares parsed parts, not text: "http://a:1@evil" begins like
 // "http://a:1", and "/v1/../x" is not below "/v1/".
 func allowed(prefixes []string, raw string) bool {

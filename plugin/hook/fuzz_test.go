@@ -14,6 +14,10 @@ func FuzzNew(f *testing.F) {
 	f.Add("prestop", "", "", "", "", 0, "", "", "", "", "a/../../x.sock", "/x", "GET", "A\n", "b\r\n", 700)
 	f.Add("prestart", "1h", "", "/bin/migrate", "", 0, "", "", "", "", "", "", "", "", "", 0)
 	f.Add("poststop", "0.5s", "-1s", "a b", "9ms", -1, "x", "%zz", "group", "p", "/abs", "no", "X", "", "", -1)
+	f.Add("save", "", "1m", "/bin/save", "", 3, "ignore", "", "", "", "", "", "", "", "", 0)
+	f.Add("restore", "", "", "", "", 0, "fail", "", "", "", "app.sock", "/state", "put", "", "", 204)
+	f.Add("created", "", "", "", "", 0, "", "http://a", "", "", "", "", "", "", "", 0)
+	f.Add("stopped", "1s", "", "", "", 0, "", "", "", "", "", "", "", "", "", 0)
 	f.Fuzz(func(t *testing.T, kind, sleep, timeout, command, interval string, retries int, onFailure,
 		rawURL, network, port, socket, path, method, header, value string, status int,
 	) {
@@ -29,7 +33,7 @@ func FuzzNew(f *testing.F) {
 		}
 		h, err := New(Kind(kind), 1, s)
 		if err != nil {
-			if !strings.HasPrefix(err.Error(), "lifecycle."+kind+"[1]") {
+			if !strings.HasPrefix(err.Error(), field(Kind(kind), 1)) {
 				t.Fatalf("error does not name its field: %v", err)
 			}
 			return
@@ -39,6 +43,12 @@ func FuzzNew(f *testing.F) {
 		}
 		if h.Interval < minInterval || h.Retries < 0 || h.Retries > MaxRetries {
 			t.Fatalf("accepted interval %s, retries %d", h.Interval, h.Retries)
+		}
+		if h.Kind.group() && (h.Exec != nil || h.HTTP != nil && h.HTTP.Socket != "") {
+			t.Fatal("accepted a hook of the group that only one task can run")
+		}
+		if (h.Kind == Save || h.Kind == Restore) && (h.Sleep > 0 || h.HTTP != nil && h.HTTP.URL != "") {
+			t.Fatal("accepted a checkpoint that is not the task's own")
 		}
 		if h.HTTP != nil && h.HTTP.Socket != "" && (strings.HasPrefix(h.HTTP.Socket, "/") || strings.HasPrefix(h.HTTP.Socket+"/", "../")) {
 			t.Fatalf("accepted socket %q", h.HTTP.Socket)

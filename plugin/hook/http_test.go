@@ -38,7 +38,11 @@ func TestHTTP_Request(t *testing.T) {
 	deadline, err := time.Parse(time.RFC3339Nano, fmt.Sprint(body["deadline"]))
 	must.NoError(t, err)
 	must.True(t, deadline.After(time.Now()))
+	remaining, ok := body["remaining_ms"].(float64)
+	must.True(t, ok)
+	must.Between(t, 1, remaining, 10_000)
 	delete(body, "deadline")
+	delete(body, "remaining_ms")
 	must.Eq(t, map[string]any{
 		"event": "prestop", "attempt": float64(1), "namespace": "prod", "job": "shop",
 		"group": "front", "task": "web", "alloc_id": "0f1e",

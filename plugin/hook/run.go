@@ -4,20 +4,37 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"syscall"
 	"time"
 )
 
 // Event is what a hook is told: the JSON body of an HTTP hook, and the file
 // that a command finds at $LIFECYCLE_EVENT_FILE.
 type Event struct {
-	Event     Kind      `json:"event"`
-	Deadline  time.Time `json:"deadline"` // when the hook will be cut
-	Attempt   int       `json:"attempt"`  // number of this try of this hook, from 1
-	Namespace string    `json:"namespace"`
-	Job       string    `json:"job"`
-	Group     string    `json:"group"`
-	Task      string    `json:"task"`
-	AllocID   string    `json:"alloc_id"`
+	Event Kind `json:"event"`
+	// Reason is why the task stops, for hooks of the stop: "drained" and the
+	// others of package reason.
+	Reason string `json:"reason,omitempty"`
+	// Final says that nothing will take up the task's state again.
+	Final bool `json:"final,omitempty"`
+	// Detail is why in the words of whoever decided.
+	Detail   string    `json:"detail,omitempty"`
+	Deadline time.Time `json:"deadline"` // when the hook will be cut
+	// RemainingMS is the time until the deadline when the event was made. A
+	// clock that jumps does not change it.
+	RemainingMS int64 `json:"remaining_ms"`
+	// KillMS is the time until the task's process is killed, for hooks of the
+	// stop; what the hooks leave of it is the process's after its signal.
+	KillMS  int64 `json:"kill_ms,omitempty"`
+	Attempt int   `json:"attempt"` // number of this try of this hook, from 1
+
+	kill      time.Time
+	Namespace string `json:"namespace"`
+	Job       string `json:"job"`
+	Group     string `json:"group"`
+	Task      string `json:"task"`
+	AllocID   string `json:"alloc_id"`
 }
 
 // Target is the task that hooks are run for: how it is reached.
@@ -30,6 +47,10 @@ type Target struct {
 	// Gone is closed when the task's process has ended. A hook that needs the
 	// process gives up then. nil means that the process does not matter.
 	Gone <-chan struct{}
+	// Send, for a restore, is the body of the request in place of the event.
+	Send []byte
+	// Receive, for a save, is how many bytes of the answer are taken.
+	Receive int64
 }
 
 // Outcome is how a hook ended.
@@ -38,11 +59,21 @@ type Outcome struct {
 	Tries    int
 	Duration time.Duration
 	Detail   string // what a person wants to know of a success: "204", "exit 0"
+	Reply    []byte // what a save has answered over HTTP; nil if that was 204
 	Err      error  // nil: it succeeded
 }
 
+// ErrTooLarge says that a save's answer had more bytes than it may.
+var ErrTooLarge = errors.New("the answer is too large")
+
 // ErrGone says that the task's process ended while a hook needed it.
 var ErrGone = errors.New("the task's process has ended")
+
+// Stopping returns ev with what a hook of the stop is told besides.
+func (ev Event) Stopping(reason string, final bool, detail string, kill time.Time) Event {
+	ev.Reason, ev.Final, ev.Detail, ev.kill = reason, final, detail, kill
+	return ev
+}
 
 // Run runs one hook: up to Retries+1 tries, a ready hook as many as its
 // timeout allows. It returns when one succeeds, by the hook's timeout, when
@@ -74,15 +105,20 @@ func Run(ctx context.Context, h *Hook, ev Event, t Target) Outcome {
 		ev.Attempt = out.Tries
 		ev.Event = h.Kind
 		ev.Deadline, _ = ctx.Deadline()
-		out.Detail, out.Err = try(ctx, h, ev, t)
-		if out.Err == nil {
+		ev.RemainingMS = time.Until(ev.Deadline).Milliseconds()
+		if !ev.kill.IsZero() {
+			ev.KillMS = max(1, time.Until(ev.kill).Milliseconds())
+		}
+		out.Detail, out.Reply, out.Err = try(ctx, h, ev, t)
+		if out.Err == nil || errors.Is(out.Err, ErrTooLarge) {
 			break
 		}
 		if cause := stopCause(ctx, h); cause != nil {
 			out.Err = combine(cause, out.Err)
 			break
 		}
-		if h.Kind != Ready && out.Tries > h.Retries {
+		polls := h.Kind == Ready || h.Kind == Restore && notListening(out.Err)
+		if !polls && out.Tries > h.Retries {
 			break
 		}
 		if !pause(ctx, h.Interval) {
@@ -95,7 +131,7 @@ func Run(ctx context.Context, h *Hook, ev Event, t Target) Outcome {
 }
 
 // try runs the action once, within its share of the time that is left.
-func try(ctx context.Context, h *Hook, ev Event, t Target) (string, error) {
+func try(ctx context.Context, h *Hook, ev Event, t Target) (string, []byte, error) {
 	if share := h.share(); share < h.Timeout {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, share, fmt.Errorf("no answer within %s", share.Round(time.Millisecond)))
@@ -103,28 +139,37 @@ func try(ctx context.Context, h *Hook, ev Event, t Target) (string, error) {
 	}
 	switch {
 	case h.HTTP != nil:
-		return doHTTP(ctx, h, ev, t.Dial)
+		return doHTTP(ctx, h, ev, t)
 	case h.Exec != nil:
 		code, output, err := t.Exec(ctx, h.Exec.Command, ev)
 		switch {
 		case err != nil:
-			return "", fmt.Errorf("run %q: %w", h.Exec.Command[0], err)
+			return "", nil, fmt.Errorf("run %q: %w", h.Exec.Command[0], err)
 		case code != 0:
-			return "", fmt.Errorf("%q ended with exit code %d%s", h.Exec.Command[0], code, quoteTail(output))
+			return "", nil, fmt.Errorf("%q ended with exit code %d%s", h.Exec.Command[0], code, quoteTail(output))
 		}
-		return "exit 0", nil
+		return "exit 0", nil, nil
 	default:
 		if !pause(ctx, h.Sleep) {
-			return "", context.Cause(ctx)
+			return "", nil, context.Cause(ctx)
 		}
-		return h.Sleep.String(), nil
+		return h.Sleep.String(), nil, nil
 	}
+}
+
+// notListening reports whether the task's process has not begun to listen. It
+// was started a moment ago when it is given its checkpoint.
+func notListening(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist)
 }
 
 // share is the time of one try. One that hangs must leave time for the next
 // ones, or retries would mean nothing.
 func (h *Hook) share() time.Duration {
-	if h.Kind == Ready {
+	switch {
+	case h.Sleep > 0: // it never hangs
+		return h.Timeout
+	case h.Kind == Ready:
 		return min(h.Timeout, max(h.Interval, minPollTry))
 	}
 	return h.Timeout / time.Duration(h.Retries+1)

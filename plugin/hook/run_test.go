@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/shoenig/test/must"
@@ -252,4 +253,16 @@ func TestRun_Cancelled(t *testing.T) {
 	cancel()
 	o := run(t, ctx, mustNew(t, Prestop, Spec{Sleep: "1h"}), Event{}, Target{})
 	must.ErrorIs(t, o.Err, context.Canceled)
+}
+
+// A sleep is longer than a try of a poll may take.
+func TestRun_ReadySleeps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, err := New(Ready, 0, Spec{Sleep: "5s"})
+		must.NoError(t, err)
+		o := Run(t.Context(), h, Event{}, Target{})
+		must.NoError(t, o.Err)
+		must.Eq(t, 1, o.Tries)
+		must.Eq(t, 5*time.Second, o.Duration)
+	})
 }

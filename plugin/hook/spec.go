@@ -23,8 +23,54 @@ const (
 	Poststop  Kind = "poststop"  // the process has ended, for whatever reason
 )
 
-// Kinds lists all kinds in the order of a task's life.
+// The two halves of a checkpoint. Each is one hook, and moves data: see [Run].
+const (
+	Restore Kind = "restore" // the process runs and is given its last checkpoint, before poststart
+	Save    Kind = "save"    // the process still runs and gives its state, after prestop
+)
+
+// The points of a whole allocation's life.
+const (
+	GroupCreated  Kind = "created"  // before the first process
+	GroupRunning  Kind = "running"  // all tasks run
+	GroupStopping Kind = "stopping" // before the first task is stopped
+	GroupStopped  Kind = "stopped"  // the last process has ended
+)
+
+// Kinds lists the kinds of a task's own hooks in the order of its life.
 func Kinds() []Kind { return []Kind{Prestart, Poststart, Ready, Prestop, Poststop} }
+
+// GroupKinds lists the kinds of group hooks in the order of an allocation's life.
+func GroupKinds() []Kind {
+	return []Kind{GroupCreated, GroupRunning, GroupStopping, GroupStopped}
+}
+
+// group reports whether hooks of this kind are those of a whole allocation.
+// They are run by whichever process is the first or last of it, so they reach
+// only what every process can reach.
+func (k Kind) group() bool { return slices.Contains(GroupKinds(), k) }
+
+// canFail reports whether a failure can be the task's: only before it runs.
+func (k Kind) canFail() bool {
+	return slices.Contains([]Kind{Prestart, Poststart, Ready, Restore, GroupCreated}, k)
+}
+
+// running reports whether something of the task can listen when hooks of this
+// kind run.
+func (k Kind) running() bool {
+	return !slices.Contains([]Kind{Prestart, Poststop, GroupCreated, GroupStopped}, k)
+}
+
+// defaultMethod is the HTTP method of hooks that do not say.
+func (k Kind) defaultMethod() string {
+	switch k {
+	case Ready:
+		return http.MethodGet
+	case Restore:
+		return http.MethodPut
+	}
+	return http.MethodPost
+}
 
 // What a failed hook means for the task.
 const (
@@ -58,6 +104,7 @@ const (
 const (
 	defaultTimeout  = 10 * time.Second
 	defaultInterval = time.Second
+	restoreInterval = 50 * time.Millisecond
 )
 
 // Spec is a hook as the job file has it: all durations still text, nothing
@@ -108,7 +155,15 @@ type Hook struct {
 // Field names the hook as the job file does, for example "lifecycle.prestop[1]".
 func (h *Hook) Field() string { return field(h.Kind, h.Index) }
 
-func field(k Kind, i int) string { return fmt.Sprintf("lifecycle.%s[%d]", k, i) }
+func field(k Kind, i int) string {
+	switch {
+	case k == Save || k == Restore:
+		return fmt.Sprintf("lifecycle.checkpoint.%s", k)
+	case k.group():
+		return fmt.Sprintf("lifecycle.group.%s[%d]", k, i)
+	}
+	return fmt.Sprintf("lifecycle.%s[%d]", k, i)
+}
 
 // Action names the hook's action: "http", "exec" or "sleep".
 func (h *Hook) Action() string {
@@ -144,6 +199,9 @@ func (h *Hook) check(s Spec) error {
 	}
 	var err error
 	if s.Sleep != "" {
+		if h.Kind == Save || h.Kind == Restore {
+			return errors.New(".sleep: moves no data; use http or exec")
+		}
 		if h.Sleep, err = duration(".sleep", s.Sleep, 0); err != nil {
 			return err
 		}
@@ -159,7 +217,11 @@ func (h *Hook) check(s Spec) error {
 	if h.Sleep >= h.Timeout {
 		return fmt.Errorf(".sleep: %s is not shorter than the hook's timeout of %s; leave timeout out", h.Sleep, h.Timeout)
 	}
-	if h.Interval, err = duration(".interval", s.Interval, defaultInterval); err != nil {
+	pause := defaultInterval
+	if h.Kind == Restore { // until the process listens
+		pause = restoreInterval
+	}
+	if h.Interval, err = duration(".interval", s.Interval, pause); err != nil {
 		return err
 	}
 	if h.Interval < minInterval {
@@ -188,13 +250,15 @@ func (h *Hook) check(s Spec) error {
 }
 
 func (h *Hook) checkOnFailure(v string) error {
-	stopping := h.Kind == Prestop || h.Kind == Poststop
+	if v != "" && (h.Kind == Save || h.Kind == Restore) {
+		return errors.New(".on_failure: a failed save never prevents a stop, and of a failed restore lifecycle.checkpoint.on_restore_failure decides")
+	}
 	switch v {
 	case "":
-		h.Fail = !stopping
+		h.Fail = h.Kind.canFail()
 	case Ignore:
 	case Fail:
-		if stopping {
+		if !h.Kind.canFail() {
 			return fmt.Errorf(".on_failure: %q is not possible here: a failing %s hook never prevents the stop; use %q", Fail, h.Kind, Ignore)
 		}
 		h.Fail = true
@@ -223,15 +287,18 @@ func (h *Hook) checkHTTP() error {
 		return err
 	}
 	if c.Method == "" {
-		c.Method = http.MethodPost
-		if h.Kind == Ready {
-			c.Method = http.MethodGet
-		}
+		c.Method = h.Kind.defaultMethod()
 	}
 	c.Method = strings.ToUpper(c.Method)
 	methods := []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}
 	if !slices.Contains(methods, c.Method) {
 		return fmt.Errorf(".method: %q is none of %s", c.Method, strings.Join(methods, ", "))
+	}
+	if c.Method == http.MethodHead && h.Kind == Save {
+		return errors.New(".method: the answer to HEAD has no state in it; use POST or GET")
+	}
+	if (c.Method == http.MethodHead || c.Method == http.MethodGet) && h.Kind == Restore {
+		return fmt.Errorf(".method: %s has no body for the checkpoint; use PUT, POST or PATCH", c.Method)
 	}
 	for _, code := range c.Status {
 		if code < 100 || code > maxStatus {
@@ -244,8 +311,10 @@ func (h *Hook) checkHTTP() error {
 // checkPlace checks where the request goes, and that something can listen
 // there when this kind of hook runs.
 func (h *Hook) checkPlace(c *HTTPSpec) error {
-	running := h.Kind != Prestart && h.Kind != Poststop // something of the task can listen
 	if c.URL != "" {
+		if h.Kind == Save || h.Kind == Restore {
+			return errors.New(".url: a checkpoint is the task's own; use port or socket")
+		}
 		if c.Path != "" {
 			return errors.New(".path: belongs to port or socket; write it into url")
 		}
@@ -277,7 +346,10 @@ func (h *Hook) checkPlace(c *HTTPSpec) error {
 	if _, err := url.ParseRequestURI(c.Path); err != nil {
 		return fmt.Errorf(".path: %q is not the path of a URL", c.Path)
 	}
-	if !running {
+	if c.Socket != "" && h.Kind.group() {
+		return errors.New(".socket: belongs to one task; use port or url for a hook of the group")
+	}
+	if !h.Kind.running() {
 		return fmt.Errorf(": the task does not run at %s, so its port and socket do not answer; use url", h.Kind)
 	}
 	if c.Socket != "" {
@@ -308,6 +380,9 @@ func checkHeaders(headers map[string]string) error {
 }
 
 func (h *Hook) checkExec() error {
+	if h.Kind.group() {
+		return errors.New(": belongs to one task; use http for a hook of the group")
+	}
 	if h.Kind == Poststop {
 		return errors.New(": the task has ended at poststop, nothing can be run in it; use http or sleep, or a prestop hook")
 	}

@@ -133,8 +133,14 @@ func TestNew_Defaults(t *testing.T) {
 		Ready:     {http.MethodGet, true},
 		Prestop:   {http.MethodPost, false},
 		Poststop:  {http.MethodPost, false},
+
+		GroupCreated:  {http.MethodPost, true},
+		GroupRunning:  {http.MethodPost, false},
+		GroupStopping: {http.MethodPost, false},
+		GroupStopped:  {http.MethodPost, false},
 	}
-	must.Len(t, len(cases), Kinds())
+	must.Eq(t, len(cases), len(Kinds())+len(GroupKinds()))
+	prefix := map[bool]string{false: "lifecycle.", true: "lifecycle.group."}
 	for kind, tc := range cases {
 		t.Run(string(kind), func(t *testing.T) {
 			h := mustNew(t, kind, web(nil))
@@ -145,7 +151,7 @@ func TestNew_Defaults(t *testing.T) {
 			must.Eq(t, tc.method, h.HTTP.Method)
 			must.Eq(t, NetworkHost, h.HTTP.Network)
 			must.Eq(t, "http", h.Action())
-			must.Eq(t, "lifecycle."+string(kind)+"[0]", h.Field())
+			must.Eq(t, prefix[kind.group()]+string(kind)+"[0]", h.Field())
 
 			ignored := mustNew(t, kind, with(web(nil), func(s *Spec) { s.OnFailure = Ignore }))
 			must.False(t, ignored.Fail)

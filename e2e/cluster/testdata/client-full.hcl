@@ -113,11 +113,50 @@ plugin "lifecycle-docker" {
         enabled = false
       }
     }
+
+    lifecycle {
+      nomad {
+        address = "http://127.0.0.1:12013"
+      }
+
+      consul {
+        address = "127.0.0.1:12015"
+      }
+
+      stores = {
+        shared = "file:///tmp/np-abc/checkpoints"
+      }
+
+      endpoint {
+        dir = "/tmp/np-abc/c1/e"
+      }
+    }
   }
 }
 
 plugin "lifecycle-exec" {
   args = ["-inner=exec"]
+
+  config {
+
+    lifecycle {
+      nomad {
+        address = "http://127.0.0.1:12013"
+      }
+
+      consul {
+        address = "127.0.0.1:12015"
+      }
+
+      stores = {
+        shared = "file:///tmp/np-abc/checkpoints"
+      }
+
+      endpoint {
+        dir = "/tmp/np-abc/c1/e"
+      }
+    }
+  }
 }
 
 plugin "lifecycle-raw_exec" {
@@ -125,5 +164,23 @@ plugin "lifecycle-raw_exec" {
 
   config {
     enabled = true
+
+    lifecycle {
+      nomad {
+        address = "http://127.0.0.1:12013"
+      }
+
+      consul {
+        address = "127.0.0.1:12015"
+      }
+
+      stores = {
+        shared = "file:///tmp/np-abc/checkpoints"
+      }
+
+      endpoint {
+        dir = "/tmp/np-abc/c1/e"
+      }
+    }
   }
 }

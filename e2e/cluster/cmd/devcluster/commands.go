@@ -73,11 +73,15 @@ func agents(ctx context.Context, _ []string) error {
 }
 
 // images builds what the job templates run on Docker by default: an image of each
-// agent with nothing else in it, and busybox.
+// agent with nothing else in it, busybox, and curl with a shell.
 func images(ctx context.Context, _ []string) error {
-	if err := cluster.Require(ctx, os.Stderr, cluster.Busybox()); err != nil {
+	if err := cluster.Require(ctx, os.Stderr, cluster.Busybox(), cluster.Curl()); err != nil {
 		return err
 	}
+	if err := cluster.BuildCurlImage(ctx); err != nil {
+		return err
+	}
+	fmt.Println(cluster.CurlImage)
 	files := map[string]string{"busybox": "/bin/busybox"}
 	for _, name := range agentNames {
 		path, err := cluster.BuildAgent(ctx, os.Stderr, name)
@@ -99,7 +103,7 @@ func images(ctx context.Context, _ []string) error {
 // deps installs packages.
 func deps(ctx context.Context, _ []string) error {
 	return cluster.Require(ctx, os.Stderr,
-		cluster.Nginx(), cluster.Busybox(), cluster.CNIPlugins(), cluster.Iptables())
+		cluster.Nginx(), cluster.Busybox(), cluster.Curl(), cluster.CNIPlugins(), cluster.Iptables())
 }
 
 // up starts the cluster of this checkout, or tells where it is.
