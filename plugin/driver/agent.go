@@ -6,6 +6,9 @@ import (
 
 	"github.com/hashicorp/nomad/helper/pluginutils/hclutils"
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
+
+	"github.com/nomad-patterns/nomad-patterns/plugin/checkpoint"
+	"github.com/nomad-patterns/nomad-patterns/plugin/dockerguard"
 )
 
 // agentConfig is the decorator's part of the plugin's configuration. Unknown
@@ -75,9 +78,17 @@ func (b *agentBlock) check() error {
 			return fmt.Errorf("allow_urls[%d]: not an http or https URL with a host and, at most, a path", i)
 		}
 	}
+	if _, err := dockerguard.Parse(nil, b.AllowHostNamespaces); err != nil {
+		return err // it names the field
+	}
+	if b.Consul != nil {
+		if _, err := checkpoint.NewConsul(b.consulConfig()); err != nil {
+			return err // it names the block
+		}
+	}
 	if b.Endpoint != nil {
 		if err := b.endpointConfig().Validate(); err != nil {
-			return err // it names the block
+			return err // likewise
 		}
 	}
 	for name, raw := range b.Stores {

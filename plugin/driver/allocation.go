@@ -93,17 +93,20 @@ func (a *allocation) exit(t *task) {
 	a.mu.Lock()
 	delete(a.tasks, t)
 	a.users--
-	if t.checkpoint != nil {
+	if st, _ := t.machine.Status(); t.checkpoint != nil && (st.Stop == nil || !st.Stop.Final) {
 		a.saved[t.cfg.Name] = t
 	}
 	last := a.users == 0
-	if last && (len(a.saved) > 0 || t.members != nil && a.declares(t, group.OnStopped)) {
+	lingers := last && (len(a.saved) > 0 || t.members != nil && a.declares(t, group.OnStopped))
+	if lingers {
 		a.last = t.members
 		a.expire = time.AfterFunc(linger, a.drop)
-		last = false
 	}
 	a.mu.Unlock()
-	if last {
+	switch {
+	case lingers:
+		a.watch() // a start that failed has not begun to
+	case last:
 		a.drop()
 	}
 }
@@ -358,7 +361,7 @@ func decodeBlock(raw any, env map[string]string) (*taskBlock, error) {
 	}
 	vars := make(map[string]cty.Value)
 	for k, v := range env {
-		if strings.HasPrefix(k, "NOMAD_") {
+		if ofGroup(k) {
 			vars[k] = cty.StringVal(v)
 		}
 	}
@@ -375,6 +378,17 @@ func decodeBlock(raw any, env map[string]string) (*taskBlock, error) {
 		return nil, err
 	}
 	return own.Lifecycle, nil
+}
+
+// ofGroup reports whether a variable is the same for all tasks of a group.
+func ofGroup(name string) bool {
+	if name == "NOMAD_ALLOC_DIR" { // as each task sees it
+		return false
+	}
+	return slices.ContainsFunc([]string{
+		"NOMAD_ALLOC_", "NOMAD_SHORT_ALLOC_ID", "NOMAD_GROUP_NAME", "NOMAD_JOB_", "NOMAD_DC", "NOMAD_REGION", "NOMAD_NAMESPACE",
+		"NOMAD_ADDR_", "NOMAD_HOST_", "NOMAD_IP_", "NOMAD_PORT_", "NOMAD_UPSTREAM_",
+	}, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
 // encode returns the group hooks as package group carries them.

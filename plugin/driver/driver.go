@@ -111,9 +111,11 @@ func (d *Driver) SetConfig(cfg *base.Config) error {
 	if err != nil {
 		return fmt.Errorf("%s.%w", blockName, err)
 	}
-	guard, err := dockerguard.Parse(cfg.PluginConfig, block.AllowHostNamespaces)
-	if err != nil {
-		return err
+	var guard dockerguard.Policy
+	if d.innerName() == "docker" { // others call their options what they like
+		if guard, err = dockerguard.Parse(cfg.PluginConfig, block.AllowHostNamespaces); err != nil {
+			return err
+		}
 	}
 	if err := d.inner.SetConfig(cfg); err != nil {
 		return err

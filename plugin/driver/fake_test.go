@@ -84,6 +84,7 @@ type fake struct {
 	*script
 	caps   drivers.Capabilities
 	events chan *drivers.TaskEvent
+	named  bool // lines begin with the task's name
 
 	mu    sync.Mutex // guards tasks
 	tasks map[string]*fakeTask
@@ -193,8 +194,16 @@ func (f *fake) put(cfg *drivers.TaskConfig) {
 	f.tasks[cfg.ID] = &fakeTask{cfg: cfg, ended: make(chan struct{})}
 }
 
+// say is add with the task's name, if it matters.
+func (f *fake) say(cfg *drivers.TaskConfig, format string, args ...any) {
+	if f.named {
+		format = cfg.Name + " " + format
+	}
+	f.add(format, args...)
+}
+
 func (f *fake) start(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
-	f.add("start")
+	f.say(cfg, "start")
 	f.put(cfg)
 	h := drivers.NewTaskHandle(1)
 	h.Config, h.State = cfg, drivers.TaskStateRunning
@@ -238,7 +247,7 @@ func (f *fake) stop(id string, timeout time.Duration, signal string) error {
 	if err != nil {
 		return err
 	}
-	f.add("stop %s", signal)
+	f.say(task.cfg, "stop %s", signal)
 	task.finish(&drivers.ExitResult{ExitCode: 143, Signal: 15})
 	return nil
 }
@@ -248,7 +257,7 @@ func (f *fake) destroy(id string, force bool) error {
 	if err != nil {
 		return err
 	}
-	f.add("destroy force=%t", force)
+	f.say(task.cfg, "destroy force=%t", force)
 	task.finish(&drivers.ExitResult{ExitCode: 137, Signal: 9})
 	f.mu.Lock()
 	defer f.mu.Unlock()

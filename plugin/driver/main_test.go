@@ -111,7 +111,7 @@ func setConfig(t *testing.T, d drivers.DriverPlugin, cfg *drivers.TaskConfig, te
 
 // parseConfig goes the whole way of a config block: Nomad's job file parser,
 // then, on the client, the driver's schema.
-func parseConfig(t *testing.T, schema *hclspec.Spec, text string) (cty.Value, error) {
+func parseConfig(t testing.TB, schema *hclspec.Spec, text string) (cty.Value, error) {
 	t.Helper()
 	job, err := jobspec2.Parse("test.nomad.hcl", strings.NewReader(`
 job "shop" {

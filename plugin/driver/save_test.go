@@ -285,6 +285,6 @@ func TestSave_HasTimeOfItsOwn(t *testing.T) {
 	r.n.set(t, p.cfg.AllocID, drained)
 	text := p.leave(t, 2*time.Second)
 	must.StrContains(t, text, "checkpoint 1/1 saved: 9 B")
-	must.StrContains(t, only(t, events(), "prestop").Message, "of the task's kill_timeout for its checkpoint")
+	must.StrContains(t, only(t, events(), "stopped").Message, "of the task's kill_timeout for its checkpoint")
 	must.Eq(t, []string{"start", "hook /hang", "save", "stop ", "destroy force=false"}, p.all())
 }

@@ -112,7 +112,8 @@ func parseHooks(byKind map[hook.Kind][]hookBlock) (hooks, error) {
 	all := make(hooks)
 	for kind, blocks := range byKind {
 		if len(blocks) > hook.MaxPerKind {
-			return nil, fmt.Errorf("%s.%s: %d hooks; at most %d", blockName, kind, len(blocks), hook.MaxPerKind)
+			all := strings.TrimSuffix((&hook.Hook{Kind: kind}).Field(), "[0]")
+			return nil, fmt.Errorf("%s: %d hooks; at most %d", all, len(blocks), hook.MaxPerKind)
 		}
 		for i, block := range blocks {
 			h, err := hook.New(kind, i, block.spec())
@@ -245,8 +246,8 @@ func (b *manageBlock) parse() (*manageSpec, error) {
 				o.Path = "/debug/pprof"
 			}
 		}
-		if !strings.HasPrefix(o.Path, "/") || path.Clean(o.Path) != strings.TrimSuffix(o.Path, "/") && o.Path != "/" {
-			return nil, fmt.Errorf(".%s.path: %q is not a clean path that begins with a slash", name, o.Path)
+		if !strings.HasPrefix(o.Path, "/") || path.Clean(o.Path) != strings.TrimSuffix(o.Path, "/") && o.Path != "/" || strings.ContainsAny(o.Path, "?#") {
+			return nil, fmt.Errorf(".%s.path: %q is not a clean path that begins with a slash, without a query", name, o.Path)
 		}
 		// The rules for sockets are those of hooks.
 		h, err := hook.New(hook.Ready, 0, hook.Spec{HTTP: &hook.HTTPSpec{Port: o.Port, Socket: o.Socket, Path: o.Path}})

@@ -73,8 +73,9 @@ func TestStop_InnerErrors(t *testing.T) {
 	stop, destroy := s.StopTaskF, s.DestroyTaskF
 	s.StopTaskF = func(string, time.Duration, string) error { return errors.New("engine is down") }
 	s.DestroyTaskF = func(string, bool) error { return errors.New("still running") }
-	s.start(t)
 	events := collect(t, s)
+	s.start(t)
+	result := s.waitTask(t)
 	must.ErrorContains(t, s.h.StopTask(s.cfg.ID, time.Minute, ""), "engine is down")
 	must.ErrorContains(t, s.h.DestroyTask(s.cfg.ID, false), "still running")
 	_, err := s.d.task(s.cfg.ID)
@@ -84,10 +85,11 @@ func TestStop_InnerErrors(t *testing.T) {
 	// event says so: Nomad keeps ten.
 	s.StopTaskF, s.DestroyTaskF = stop, destroy
 	must.NoError(t, s.h.StopTask(s.cfg.ID, time.Minute, ""))
+	wait(t, result)
 	must.NoError(t, s.h.DestroyTask(s.cfg.ID, false))
 	must.Eq(t, []string{"start", "hook /prestop", "stop ", "destroy force=false"}, s.all())
 	s.forgotten(t)
-	must.Eq(t, []string{"stopping", "prestop", "stopped"}, states(events()))
+	must.Eq(t, []string{"running", "stopping", "stopped"}, states(events()))
 }
 
 func TestStop_TwiceAtOnce(t *testing.T) {

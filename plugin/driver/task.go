@@ -76,7 +76,19 @@ func (d *Driver) newTask(cfg *drivers.TaskConfig, s *spec, at lifecycle.State) *
 // check finds what is wrong with the hooks for this very task, before anything
 // is started.
 func (t *task) check() error {
-	return t.spec.each(func(h *hook.Hook) error { return t.dialer.Check(h) })
+	if err := t.spec.each(func(h *hook.Hook) error { return t.dialer.Check(h) }); err != nil {
+		return err
+	}
+	if t.spec.manage == nil {
+		return nil
+	}
+	for name, at := range t.spec.manage.offers {
+		as := &hook.Hook{Kind: hook.Ready, HTTP: &at} // the rules are the same
+		if err := t.dialer.Check(as); err != nil {
+			return fmt.Errorf("%s.manage.%s%s", blockName, name, strings.TrimPrefix(err.Error(), as.Field()+".http"))
+		}
+	}
+	return nil
 }
 
 // watch waits for the process to end, runs the poststop hooks and then lets
@@ -119,8 +131,8 @@ func (d *Driver) await(ctx context.Context, id string) *drivers.ExitResult {
 	return &drivers.ExitResult{ExitCode: -1, Err: fmt.Errorf("wait for task %q: the driver is shutting down", id)}
 }
 
-// run runs all hooks of one kind in order and makes one task event of their
-// outcomes. It returns an error, and no event, if one failed that has
+// run runs all hooks of one kind in order and notes their outcomes for the next
+// task event. It returns an error, and notes nothing, if one failed that has
 // on_failure = "fail": Nomad makes an event of the error.
 func (t *task) run(ctx context.Context, kind hook.Kind) error {
 	hs := t.spec.hooks[kind]
@@ -170,8 +182,12 @@ func (t *task) run(ctx context.Context, kind hook.Kind) error {
 		}
 	}
 	took := t.d.now().Sub(begin).Round(time.Millisecond)
-	t.d.emit(t.cfg, map[string]string{"hook": string(kind), "duration": took.String()},
-		"%s hooks %s in %s: %s", kind, verdict, took, strings.Join(parts, "; "))
+	text := fmt.Sprintf("%s hooks %s in %s: %s", kind, verdict, took, strings.Join(parts, "; "))
+	if kind == hook.Poststop { // no transition follows that could tell it
+		t.d.emit(t.cfg, map[string]string{"hook": string(kind), "duration": took.String()}, "%s", text)
+		return nil
+	}
+	t.notes.add("%s", text)
 	return nil
 }
 
