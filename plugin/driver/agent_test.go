@@ -56,7 +56,7 @@ func TestAgentConfig_Refuses(t *testing.T) {
 func TestAgentConfig_UnknownKeys(t *testing.T) {
 	for name, text := range map[string]string{
 		"block":    "nomd {\n}",
-		"nomad":    "nomad {\n adress = \"http://a\"\n}",
+		"nomad":    "nomad {\n adddress = \"http://a\"\n}",
 		"consul":   "consul {\n region = \"eu\"\n}",
 		"endpoint": "endpoint {\n port = 1\n}",
 	} {

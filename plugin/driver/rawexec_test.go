@@ -45,14 +45,20 @@ func newRealDriver(t *testing.T) (*Driver, drivers.DriverPlugin) {
 
 func enable(t *testing.T, h drivers.DriverPlugin) {
 	t.Helper()
-	var raw []byte
-	must.NoError(t, base.MsgPackEncode(&raw, &rawexec.Config{Enabled: true}))
-	must.NoError(t, h.SetConfig(&base.Config{
-		ApiVersion: drivers.ApiVersion010, PluginConfig: raw,
+	cfg := agentOf(t)
+	must.NoError(t, base.MsgPackEncode(&cfg.PluginConfig, &rawexec.Config{Enabled: true}))
+	must.NoError(t, h.SetConfig(cfg))
+}
+
+// agentOf is what an agent on this machine tells drivers of itself.
+func agentOf(t *testing.T) *base.Config {
+	t.Helper()
+	return &base.Config{
+		ApiVersion: drivers.ApiVersion010,
 		AgentConfig: &base.AgentConfig{Driver: &base.ClientDriverConfig{
 			Topology: numalib.Scan(numalib.PlatformScanners(false)),
 		}},
-	}))
+	}
 }
 
 // initCgroups sets up Nomad's cgroups as a client does at its start: with cgroups v1, a
