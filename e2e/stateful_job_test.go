@@ -136,7 +136,7 @@ func (b *statefulBench) worker(t *testing.T) {
 		must.Greater(t, b.log(t, a).began[0].step, again.step, must.Sprint("nothing was saved while it ran"))
 		// The kill comes some steps after the look at the state.
 		must.Less(t, before.step+50, again.step)
-		b.told(t, a, "stopped: failed: it ended with ", "checkpoint ") // a signal, or docker's 137
+		b.told(t, a, "stopped: failed (it ended with ", "checkpoint ") // a signal, or docker's 137
 	})
 	t.Run("job stop", func(t *testing.T) {
 		_, _, err := b.c.Nomad().Jobs().Deregister(b.name, false, nil)

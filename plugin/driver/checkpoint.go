@@ -259,14 +259,20 @@ func (c *checkpointing) await(ctx context.Context, chain *checkpoint.Chain) erro
 	})
 	var late *checkpoint.AwaitError
 	var damaged *checkpoint.DamagedError
+	tooLong := func(o checkpoint.Owner) {
+		t.notes.add("did not wait longer than %s for allocation %s, which has not finished; what it still saves is not in this start", t.spec.checkpoint.wait, short(o.Alloc))
+	}
 	switch {
 	case errors.As(err, &late):
 		for _, tenure := range late.Tenures {
-			t.notes.add("did not wait longer than %s for allocation %s, which has not finished; what it still saves is not in this start", t.spec.checkpoint.wait, short(tenure.Owner.Alloc))
+			tooLong(tenure.Owner)
 		}
 		return nil
 	case errors.As(err, &damaged):
 		t.notes.add("not waited for: %v", damaged)
+		return nil
+	case err != nil && wait.Err() != nil && ctx.Err() == nil: // the time was up in the middle of a look
+		tooLong(before.Owner)
 		return nil
 	}
 	return err

@@ -17,7 +17,7 @@ import (
 // fakeConsul is the part of Consul's key-value store that checkpoints need.
 type fakeConsul struct {
 	url   string
-	delay time.Duration // of each answer
+	delay time.Duration // of each answer; set while nobody asks
 
 	mu   sync.Mutex // guards the fields below
 	keys map[string][]byte

@@ -117,6 +117,18 @@ func TestPredecessor_NoWait(t *testing.T) {
 	must.Eq(t, []string{"start", "restore one"}, p.all())
 }
 
+// The wait can end while the store is being asked. That is no failure of the
+// store.
+func TestPredecessor_IsLateBySlowStore(t *testing.T) {
+	r, c := newRig(t), newConsul(t)
+	before := r.byConsul(t, c.url, "")
+	before.start(t)
+	r.n.set(t, before.cfg.AllocID, drained)
+	c.delay = 600 * time.Millisecond
+	p := r.byConsul(t, c.url, "wait = \"1s\"")
+	must.StrContains(t, p.begun(t), "did not wait longer than 1s for allocation "+before.cfg.AllocID[:8])
+}
+
 // A store that does not answer is given up after its own time, however long the
 // predecessor would be waited for.
 func TestPredecessor_StoreHasItsOwnTime(t *testing.T) {
