@@ -1,4 +1,7 @@
-// Package driver decorates a Nomad task driver with lifecycle hooks.
+// Package driver decorates a Nomad task driver with a lifecycle: hooks, a reason
+// and a deadline for every stop, checkpoints, a management API, and order in the
+// group. What these are is said in packages hook, reason, checkpoint, manage and
+// group; this one has them happen at the right time.
 //
 // The decorated driver takes the inner driver's task configuration unchanged,
 // plus one lifecycle block. A task without that block behaves as it would with
@@ -8,11 +11,14 @@
 //
 //   - No hook prevents a stop. StopTask returns by the task's kill_timeout plus
 //     at most [StopOverrun] and the time that the inner driver itself needs.
-//   - A task whose start hook fails does not leave its process behind, also
-//     when the plugin process dies while the hook runs: what was started is in
-//     a journal in the allocation's directory and is ended before the next try.
+//   - A start leaves no process behind, whether it fails or the plugin process
+//     dies in it: what is being started is in a journal in the allocation's
+//     directory until Nomad knows of it. It is ended before the next try, or by
+//     the next plugin process.
+//   - A state is saved on every stop, unless nothing can take it up again; if it
+//     cannot be saved, the stop goes on and a task event says so.
 //   - WaitTask delivers exactly one result to every caller.
-//   - Every hook's outcome is a task event.
+//   - Every hook's outcome is in a task event.
 //
 // # Non-guarantees
 //

@@ -39,6 +39,7 @@ type Driver struct {
 	registry *manage.Registry
 
 	background sync.WaitGroup // goroutines that end with ctx, or with a task
+	orphans    sync.Mutex     // held while left-over processes are ended, and while a start is noted
 
 	mu     sync.Mutex // guards all fields below
 	tasks  map[string]*task
@@ -48,6 +49,7 @@ type Driver struct {
 	shared *surroundings
 
 	serving bool // the endpoint
+	swept   bool // what processes before have left
 }
 
 // Nomad looks for these when it asks for exec and for networks.

@@ -22,6 +22,7 @@ func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, 
 		return nil, err
 	}
 	d.serveEndpoint()
+	d.sweepOrphans()
 	out := make(chan *drivers.Fingerprint)
 	go func() {
 		defer close(out)

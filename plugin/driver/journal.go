@@ -11,6 +11,8 @@ import (
 
 	"github.com/hashicorp/nomad/plugins/base"
 	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"github.com/nomad-patterns/nomad-patterns/plugin/group"
 )
 
 // journal remembers, across the death of the plugin process, what Nomad does
@@ -26,6 +28,10 @@ type journal struct {
 }
 
 type journalEntry struct {
+	// Writer is the process that starts the task, as long as Nomad does not know
+	// of that start, and Driver the name of its driver.
+	Writer      *group.Process `json:"writer,omitempty"`
+	Driver      string         `json:"driver,omitempty"`
 	Inner       *journalHandle `json:"inner,omitempty"`
 	PrestopDone int            `json:"prestop_done,omitempty"`
 }
@@ -57,19 +63,39 @@ func (j *journal) load() error {
 	return nil
 }
 
-// started notes an inner task whose start Nomad has not been told of.
+// starting notes that a process is about to be started. Until the inner driver
+// has returned its handle nothing else tells that it is there.
+func (j *journal) starting(writer group.Process, driver string) error {
+	return j.change(func(e *journalEntry) { *e = journalEntry{Writer: &writer, Driver: driver} })
+}
+
+// started notes an inner task whose start Nomad does not know of yet.
 func (j *journal) started(h *drivers.TaskHandle) error {
 	var cfg []byte
 	if err := base.MsgPackEncode(&cfg, h.Config); err != nil {
 		return fmt.Errorf("write journal: %w", err)
 	}
 	return j.change(func(e *journalEntry) {
-		*e = journalEntry{Inner: &journalHandle{Version: h.Version, State: h.DriverState, Config: cfg}}
+		e.Inner, e.PrestopDone = &journalHandle{Version: h.Version, State: h.DriverState, Config: cfg}, 0
 	})
 }
 
-// answered notes that Nomad is about to know the inner task, or that there is
-// none any more.
+// accepted notes that Nomad knows the inner task.
+func (j *journal) accepted() error {
+	return j.change(func(e *journalEntry) { *e = journalEntry{PrestopDone: e.PrestopDone} })
+}
+
+// abandoned reports whether a start was begun by a process of this driver that
+// has died, and Nomad never heard of its end; and whether the inner driver had
+// returned its handle.
+func (j *journal) abandoned(driver string) (yes, handle bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	e := j.entry
+	return e.Writer != nil && e.Driver == driver && e.Writer.Dead(), e.Inner != nil
+}
+
+// answered notes that there is no inner task any more.
 func (j *journal) answered() error {
 	return j.change(func(e *journalEntry) { *e = journalEntry{} })
 }

@@ -125,7 +125,12 @@ func TestJournal_OrphanIsEndedBeforeTheNextStart(t *testing.T) {
 			s.start(t)
 			must.Eq(t, tc.want, s.all())
 			must.Eq(t, s.cfg.ID, s.only(t).cfg.ID)
+			// The new start stays in the journal until Nomad is seen to know it.
 			_, err := os.Stat(newJournal(s.cfg).path)
+			must.NoError(t, err)
+			_, err = s.d.WaitTask(t.Context(), s.cfg.ID)
+			must.NoError(t, err)
+			_, err = os.Stat(newJournal(s.cfg).path)
 			must.ErrorIs(t, err, os.ErrNotExist)
 		})
 	}

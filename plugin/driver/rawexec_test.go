@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"os"
@@ -21,6 +22,7 @@ import (
 	dtestutil "github.com/hashicorp/nomad/plugins/drivers/testutils"
 	"github.com/shoenig/test/must"
 
+	"github.com/nomad-patterns/nomad-patterns/plugin/group"
 	"github.com/nomad-patterns/nomad-patterns/plugin/hook"
 )
 
@@ -375,8 +377,58 @@ func TestReal_OrphanIsEnded(t *testing.T) {
 	must.True(t, alive(t, r.pid(t, "pid")))
 	_, err = next.inner.InspectTask(left.ID)
 	must.ErrorIs(t, err, drivers.ErrTaskNotFound)
+	_, err = next.WaitTask(t.Context(), r.cfg.ID)
+	must.NoError(t, err)
 	_, err = os.Stat(newJournal(r.cfg).path)
 	must.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// The plugin dies in a start, and the allocation never starts again. A new plugin
+// ends what was left, and nothing that may still be wanted.
+func TestReal_OrphanIsSwept(t *testing.T) {
+	self, err := group.Self()
+	must.NoError(t, err)
+	dead := self
+	dead.Start-- // another process that had this number
+	cases := map[string]struct {
+		writer  group.Process
+		driver  string // "": the real one's
+		handle  bool   // the inner driver had returned it
+		handles bool   // Nomad had the time to hand it over
+		ends    bool
+	}{
+		"without a handle":        {writer: dead, ends: true},
+		"with a handle":           {writer: dead, handle: true, handles: true, ends: true},
+		"Nomad may know it":       {writer: dead, handle: true},
+		"a start that is made":    {writer: self},
+		"of another driver's own": {writer: dead, driver: "lifecycle-exec"},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			r := newReal(t, forever, block(httpHook("poststart", "poststart", "")))
+			handle, _, err := r.d.inner.StartTask(r.cfg)
+			must.NoError(t, err)
+			t.Cleanup(func() { must.NoError(t, r.d.inner.DestroyTask(r.cfg.ID, true)) })
+			j := newJournal(r.cfg)
+			must.NoError(t, j.starting(tc.writer, cmp.Or(tc.driver, r.d.name)))
+			if tc.handle {
+				must.NoError(t, j.started(handle))
+			}
+			pid := r.pid(t, "pid")
+			must.True(t, alive(t, pid))
+
+			next, _ := newRealDriver(t)
+			next.sweep(tc.handles)
+			_, err = os.Stat(j.path)
+			if !tc.ends {
+				must.True(t, alive(t, pid))
+				must.NoError(t, err)
+				return
+			}
+			gone(t, pid)
+			must.ErrorIs(t, err, os.ErrNotExist)
+		})
+	}
 }
 
 // `nomad alloc exec` works as with the inner driver.

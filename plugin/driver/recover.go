@@ -48,6 +48,9 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 		if err := t.journal.load(); err != nil {
 			d.logger.Warn("journal unreadable; prestop hooks may run again", "task_id", handle.Config.ID, "error", err)
 		}
+		if err := t.journal.accepted(); err != nil {
+			d.logger.Warn("journal not cleared", "task_id", handle.Config.ID, "error", err)
+		}
 		t.rejoin(state)
 	}
 	d.addTask(t)

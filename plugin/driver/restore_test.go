@@ -43,7 +43,9 @@ func TestRestore_Order(t *testing.T) {
 	must.StrContains(t, text, "checkpoint 1/1, 9 B, saved ")
 	must.StrContains(t, text, "restored by http 204 in ")
 	must.StrContains(t, text, "restoring ")
-	_, err := os.Stat(newJournal(p.cfg).path)
+	_, err := p.d.WaitTask(t.Context(), p.cfg.ID)
+	must.NoError(t, err)
+	_, err = os.Stat(newJournal(p.cfg).path)
 	must.ErrorIs(t, err, os.ErrNotExist)
 }
 

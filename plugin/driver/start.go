@@ -91,7 +91,7 @@ func (t *task) comeUp(ctx context.Context, block *taskBlock) error {
 
 // startInner starts the task's process and sees it through its start hooks.
 func (d *Driver) startInner(t *task, block *taskBlock) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
-	inner, network, err := d.launch(t.cfg)
+	inner, network, err := t.launch(t.cfg)
 	if err != nil {
 		t.giveUp()
 		return nil, nil, err // unwrapped: it may say of itself that it is recoverable
@@ -101,7 +101,7 @@ func (d *Driver) startInner(t *task, block *taskBlock) (*drivers.TaskHandle, *dr
 	d.addTask(t)
 	d.background.Go(t.watch)
 
-	if err := d.runStartHooks(t, inner); err != nil {
+	if err := d.runStartHooks(t); err != nil {
 		d.abort(t)
 		return nil, nil, structs.NewRecoverableError(err, true)
 	}
@@ -114,6 +114,29 @@ func (d *Driver) startInner(t *task, block *taskBlock) (*drivers.TaskHandle, *dr
 	}
 	t.machine.To(lifecycle.Running, nil)
 	t.settleIn()
+	return handle, network, nil
+}
+
+// launch starts a process and has it in the journal from before it is there
+// until Nomad knows of it, so that nothing is left behind whenever this process
+// dies.
+func (t *task) launch(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
+	if !t.spec.managed {
+		return t.d.launch(cfg)
+	}
+	if err := t.d.noteStart(t); err != nil {
+		return nil, nil, structs.NewRecoverableError(err, true)
+	}
+	handle, network, err := t.d.launch(cfg)
+	if err != nil {
+		if jerr := t.journal.answered(); jerr != nil {
+			t.d.logger.Warn("journal not cleared", "alloc_id", cfg.AllocID, "task", cfg.Name, "error", jerr)
+		}
+		return nil, nil, err // unwrapped: it may say of itself that it is recoverable
+	}
+	if err := t.journal.started(handle); err != nil {
+		return nil, nil, structs.NewRecoverableError(errors.Join(err, t.d.end(cfg.ID, abortTimeout)), true)
+	}
 	return handle, network, nil
 }
 
@@ -139,16 +162,9 @@ func (d *Driver) launch(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drivers.
 
 // runStartHooks runs the hooks between the start of the process and Nomad's
 // knowing of it.
-func (d *Driver) runStartHooks(t *task, inner *drivers.TaskHandle) error {
-	restores := t.checkpoint.restores()
-	if len(t.spec.hooks[hook.Poststart])+len(t.spec.hooks[hook.Ready]) == 0 && !restores {
-		return nil
-	}
-	if err := t.journal.started(inner); err != nil {
-		return err
-	}
+func (d *Driver) runStartHooks(t *task) error {
 	var err error
-	if restores {
+	if t.checkpoint.restores() {
 		err = t.handOver(d.ctx)
 	}
 	for _, kind := range []hook.Kind{hook.Poststart, hook.Ready} {
@@ -160,10 +176,7 @@ func (d *Driver) runStartHooks(t *task, inner *drivers.TaskHandle) error {
 		<-t.done
 		return fmt.Errorf("%w; %s", err, describe(t.result))
 	}
-	if err != nil {
-		return err
-	}
-	return t.journal.answered()
+	return err
 }
 
 func describe(r *drivers.ExitResult) string {
@@ -234,6 +247,9 @@ func (d *Driver) clearOrphan(t *task) error {
 		return err
 	}
 	if orphan == nil {
+		if yes, _ := t.journal.abandoned(d.name); yes {
+			d.killExecutors(t.cfg.TaskDir().Dir)
+		}
 		return t.journal.answered() // what an earlier start's stop has noted is not about this one
 	}
 	log := d.logger.With("alloc_id", t.cfg.AllocID, "task", t.cfg.Name)
@@ -317,12 +333,8 @@ func (d *Driver) runOnceFor(t *task) func(context.Context, []string, hook.Event)
 		if err != nil {
 			return 0, "", err
 		}
-		handle, _, err := d.launch(cfg)
-		if err != nil {
+		if _, _, err := t.launch(cfg); err != nil {
 			return 0, "", err
-		}
-		if err := t.journal.started(handle); err != nil {
-			return 0, "", errors.Join(err, d.end(cfg.ID, 0))
 		}
 		result := d.await(ctx, cfg.ID)
 		cut := ctx.Err() != nil

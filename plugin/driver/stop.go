@@ -24,6 +24,13 @@ func (d *Driver) WaitTask(ctx context.Context, id string) (<-chan *drivers.ExitR
 	if err != nil {
 		return nil, err
 	}
+	if t.spec.managed {
+		t.accepted.Do(func() { // Nomad keeps the handle before it waits
+			if err := t.journal.accepted(); err != nil {
+				d.logger.Warn("journal not cleared", "alloc_id", t.cfg.AllocID, "task", t.cfg.Name, "error", err)
+			}
+		})
+	}
 	ch := make(chan *drivers.ExitResult, 1)
 	go func() {
 		select {

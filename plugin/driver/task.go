@@ -30,13 +30,14 @@ const (
 
 // task is one start of a task: Nomad gives every start an ID of its own.
 type task struct {
-	d       *Driver
-	cfg     *drivers.TaskConfig // as the inner driver left it; only read
-	spec    *spec
-	dialer  *hook.Dialer
-	machine *lifecycle.Machine
-	journal *journal
-	begun   time.Time // of the start, or of the recovery
+	d        *Driver
+	cfg      *drivers.TaskConfig // as the inner driver left it; only read
+	spec     *spec
+	dialer   *hook.Dialer
+	machine  *lifecycle.Machine
+	journal  *journal
+	accepted sync.Once // Nomad has been seen to know the task
+	begun    time.Time // of the start, or of the recovery
 
 	stopping sync.Mutex // held by the one stop that is under way
 	left     bool       // all that comes before the signal is done; guarded by stopping

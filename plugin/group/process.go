@@ -42,6 +42,13 @@ func find(pid int) (Process, error) {
 	return Process{PID: pid, Start: start, Boot: strings.TrimSpace(string(boot))}, nil
 }
 
+// Self is this process.
+func Self() (Process, error) { return find(os.Getpid()) }
+
+// Dead reports whether the process has certainly ended. What cannot be found out
+// counts as alive.
+func (p Process) Dead() bool { return p.dead() }
+
 // parseStat returns the fields 3 (state) and 22 (starttime) of a process's stat
 // file, see proc_pid_stat(5). Field 2 is a name in which anything can stand,
 // spaces and parentheses as well.

@@ -17,6 +17,10 @@ const (
 	// stop. It is more than a client takes to send its events.
 	WhyLimit = 2 * time.Second
 
+	// answerLimit is how long Why waits for an answer. Who has none by then has
+	// none soon, and the task's time runs.
+	answerLimit = time.Second
+
 	// askAgain is how long Why waits for the node's events to reach the servers.
 	// Clients look every 200 ms and send at once if an allocation's status has
 	// changed; what changes nothing but events, such as a restart, they send only
@@ -168,7 +172,8 @@ func (c *Client) node(ctx context.Context, id string) (*api.Node, error) {
 	return n, nil
 }
 
-// Why tells why a task of the allocation stops. It returns within [WhyLimit].
+// Why tells why a task of the allocation stops. It returns within [WhyLimit], and
+// within a second if the servers do not answer.
 //
 // It is meant for the moment when Nomad asks the driver to stop the task: there
 // is a cause, so while none can be seen it asks again until the time is over.
@@ -187,9 +192,12 @@ func (c *Client) Why(ctx context.Context, namespace, allocID, task string) (Verd
 	defer cancel()
 	var last Observation // that was answered
 	for asked := 0; ; asked++ {
-		o, err := c.observe(ctx, Observation{Task: task, Stopping: asked >= askSiblings}, namespace, allocID)
+		asking, stop := context.WithTimeout(ctx, answerLimit)
+		o, err := c.observe(asking, Observation{Task: task, Stopping: asked >= askSiblings}, namespace, allocID)
+		late := errors.Is(asking.Err(), context.DeadlineExceeded)
+		stop()
 		v := Classify(o)
-		if asked > 0 && o.Alloc == nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		if asked > 0 && o.Alloc == nil && late {
 			err = nil // the servers did answer before, and saw no cause
 		}
 		if v.Decided || err != nil {

@@ -227,8 +227,8 @@ func TestWhy_Faults(t *testing.T) {
 		err     string
 		at      time.Duration
 	}{
-		"hangs":                 {http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }), "deadline exceeded", WhyLimit},
-		"trickles":              {forever(" ", 100*time.Millisecond), "deadline exceeded", WhyLimit},
+		"hangs":                 {http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }), "deadline exceeded", answerLimit},
+		"trickles":              {forever(" ", 100*time.Millisecond), "deadline exceeded", answerLimit},
 		"sends without end":     {forever(strings.Repeat(" ", 1<<20), 0), "more than 8388608 bytes", 0},
 		"sends one long string": {body(`{"ID":"a","DesiredDescription":"` + strings.Repeat("x", maxBody) + `"}`), "more than 8388608 bytes", 0},
 		"sends half":            {body(`{"ID":"a","DesiredStatus":"st`), "unexpected EOF", 0},
