@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"bytes"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -67,7 +69,11 @@ func TestCrash(t *testing.T) {
 					}
 					files, err := filepath.Glob(filepath.Join(c.Dir(), "*", "a", allocs[0].ID, ".lifecycle", "app.json"))
 					must.NoError(t, err)
-					return len(files) == 1 && processes(t, allocs[0].ID) == 1
+					if len(files) != 1 {
+						return false
+					}
+					text, err := os.ReadFile(files[0])
+					return err == nil && bytes.Contains(text, []byte(`"inner"`)) && processes(t, allocs[0].ID) == 1
 				})
 				killPlugin(t, c, inner)
 				a := running(t, c, s.Job)

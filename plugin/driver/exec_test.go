@@ -85,7 +85,12 @@ func TestExecStreaming_OfParts(t *testing.T) {
 
 func TestExecStreaming_InnerError(t *testing.T) {
 	s := newSetup(t, "")
-	s.ExecTaskStreamingF = func(context.Context, string, *drivers.ExecOptions) (*drivers.ExitResult, error) {
+	s.ExecTaskStreamingF = func(_ context.Context, _ string, opts *drivers.ExecOptions) (*drivers.ExitResult, error) {
+		// Nomad's client tells of the end of a stream that it still writes to
+		// only that it has ended.
+		if _, err := io.ReadAll(opts.Stdin); err != nil {
+			return nil, err
+		}
 		return nil, errors.New("no such command")
 	}
 	must.ErrorContains(t, execStream(t, s.h, s.cfg.ID, []string{"a"}, "").err, "no such command")

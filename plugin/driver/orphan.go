@@ -99,9 +99,16 @@ type executor struct {
 	taskDir string
 }
 
-// executors lists the executors of this machine, of whatever driver. Their
-// command line says where their log is, which is in the task's directory.
+// executors lists the executors that this plugin's program has started, in
+// whatever process. Their command line says where their log is, which is in the
+// task's directory. Tasks can call themselves by any command line, and write any
+// journal, but do not have the program; a plugin that was replaced meanwhile does
+// not find what the one before has left.
 func executors() []executor {
+	program, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		return nil // as if there were none
+	}
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil // the pattern is a good one
@@ -114,6 +121,9 @@ func executors() []executor {
 		}
 		args := strings.Split(string(cmdline), "\x00")
 		if len(args) < 3 || args[1] != "executor" {
+			continue
+		}
+		if exe, err := os.Stat(filepath.Join(dir, "exe")); err != nil || !os.SameFile(program, exe) {
 			continue
 		}
 		var config struct{ LogFile string }
