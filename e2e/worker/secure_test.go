@@ -58,6 +58,7 @@ func newSecrets(t *testing.T) (s secrets, client *tls.Config) {
 // sides, and a token.
 func secure(s *scene) {
 	files, client := newSecrets(s.t)
+	s.queue = "secured" // the other brokers have "q", and the worker must not find them
 	var brokers []*rig.Broker
 	for i := range 2 {
 		b, err := rig.NewBroker(rig.BrokerConfig{
@@ -80,11 +81,11 @@ func secure(s *scene) {
 		c, err := queue.NewClient(queue.ClientConfig{Addresses: []string{b.Address()}, Token: secret, Transport: transport})
 		must.NoError(s.t, err)
 		defer c.Close()
-		_, err = c.Create(s.ctx, "q", queue.Config{Retention: queue.Duration(time.Hour)})
+		_, err = c.Create(s.ctx, s.queue, queue.Config{Retention: queue.Duration(time.Hour)})
 		must.NoError(s.t, err)
 		name := fmt.Sprint("input", i)
 		must.NoError(s.t, os.WriteFile(filepath.Join(s.in, name), []byte(name), 0o600))
-		_, err = c.Enqueue(s.ctx, "q", []queue.Item{{Input: name}})
+		_, err = c.Enqueue(s.ctx, s.queue, []queue.Item{{Input: name}})
 		must.NoError(s.t, err)
 		s.Client = c
 	}
@@ -115,12 +116,12 @@ func secure(s *scene) {
 	must.Eq(s.t, http.StatusBadRequest, code)
 	// A person uses the program.
 	out, err := exec.CommandContext(s.ctx, filepath.Join(filepath.Dir(s.binary), "queue"), "status", "-address="+url, "-token-file="+files.token,
-		"-ca-file="+files.cert, "-client-cert-file="+files.cert, "-client-key-file="+files.key, "q").CombinedOutput()
+		"-ca-file="+files.cert, "-client-cert-file="+files.cert, "-client-key-file="+files.key, s.queue).CombinedOutput()
 	must.NoError(s.t, err, must.Sprint(string(out)))
 	must.StrContains(s.t, string(out), "work")
 	// A worker finds the brokers in Consul.
 	args := []string{
-		"-queue=q", "-id=secure", "-drain-timeout=5s", "-input-dir=" + s.in, "-output=" + s.out, "-work-dir=" + s.t.TempDir(),
+		"-queue=" + s.queue, "-id=secure", "-drain-timeout=5s", "-input-dir=" + s.in, "-output=" + s.out, "-work-dir=" + s.t.TempDir(),
 		"-queue-token-file=" + files.token, "-queue-ca-file=" + files.cert, "-queue-cert-file=" + files.cert, "-queue-key-file=" + files.key, "--", "/bin/sh", "-c", quick,
 	}
 	w := rig.NewProgram(s.consul, "secure-worker", func() *exec.Cmd {

@@ -41,6 +41,7 @@ type scene struct {
 	ctx     context.Context
 	consul  *cluster.Consul
 	broker  *rig.Broker
+	queue   string // its name; workers find its brokers in Consul by it
 	binary  string
 	in, out string
 }
@@ -49,7 +50,7 @@ func newScene(t *testing.T, c *cluster.Consul, bin string, cfg rig.BrokerConfig,
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
-	s := &scene{t: t, ctx: ctx, consul: c, binary: filepath.Join(bin, "worker"), in: t.TempDir(), out: t.TempDir()}
+	s := &scene{t: t, ctx: ctx, consul: c, queue: "q", binary: filepath.Join(bin, "worker"), in: t.TempDir(), out: t.TempDir()}
 	var err error
 	cfg.Consul, cfg.Binary, cfg.ID, cfg.Agent = c, filepath.Join(bin, "queue"), "b", c.ServerAddr(0)
 	s.broker, err = rig.NewBroker(cfg)
@@ -152,7 +153,7 @@ func (s *scene) until(id queue.ID, is func(queue.ItemStatus) bool) queue.ItemSta
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		st, err := s.Item(s.ctx, "q", id)
+		st, err := s.Item(s.ctx, s.queue, id)
 		if err == nil && is(st) {
 			return st
 		}
