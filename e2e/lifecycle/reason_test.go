@@ -173,7 +173,7 @@ func TestReason(t *testing.T) {
 		for _, e := range r.Recorder.All(rig.OfAlloc(a.ID), rig.Of(journal.Status)) {
 			states = append(states, e.Told.State)
 		}
-		must.Eq(t, "running", states[0])
+		must.SliceContains(t, states, "running") // it can have heard of what comes before as well
 		must.SliceContains(t, states, "stopping")
 	})
 	t.Run("restarted", func(t *testing.T) {

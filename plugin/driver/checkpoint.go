@@ -139,6 +139,9 @@ func (c *checkpointing) hold(ctx context.Context) (*checkpoint.Session, error) {
 	case c.t.alloc.canary(ctx):
 		err = errCanary
 	default:
+		if err = c.overtaken(ctx, chain); err != nil {
+			break
+		}
 		var found checkpoint.Found
 		session, found, err = chain.Claim(ctx, who)
 		if found.Prune != nil {
@@ -152,6 +155,24 @@ func (c *checkpointing) hold(ctx context.Context) (*checkpoint.Session, error) {
 	defer c.mu.Unlock()
 	c.session = session
 	return session, nil
+}
+
+// overtaken returns an error if a claim comes too late: the process runs without
+// one, and another allocation has claimed the place since it was started. That
+// one's state is newer, and a claim now would let this one's count for more.
+func (c *checkpointing) overtaken(ctx context.Context, chain *checkpoint.Chain) error {
+	t := c.t
+	if t.machine.State() < lifecycle.Starting {
+		return nil
+	}
+	newest, err := chain.Previous(ctx)
+	if err != nil || newest == nil {
+		return err
+	}
+	if o := newest.Owner; o.Alloc != t.cfg.AllocID && o.Claimed.After(t.begun) {
+		return fmt.Errorf("allocation %s has taken this one's place", short(o.Alloc))
+	}
+	return nil
 }
 
 // fetchCheckpoint gets the task's last checkpoint and puts it where the process

@@ -140,3 +140,28 @@ func TestPredecessor_StoreHasItsOwnTime(t *testing.T) {
 		must.StrContains(t, p.begun(t), "cold start, because no checkpoint could be fetched: ")
 	})
 }
+
+// An allocation that started without the store cannot be waited for. Whatever it
+// saves when the store is back must not come before what its replacement, which
+// has taken its place meanwhile, saves.
+func TestPredecessor_StartedWithoutTheStore(t *testing.T) {
+	r, c := newRig(t), newConsul(t)
+	c.fails(403)
+	before := r.byConsul(t, c.url, "on_restore_failure = \"cold\"")
+	before.app.set("old")
+	before.start(t)
+	c.fails(0)
+	p := r.byConsul(t, c.url, "")
+	p.app.set("new")
+	p.start(t)
+
+	r.n.set(t, before.cfg.AllocID, drained)
+	text := before.leave(t, time.Minute)
+	must.StrContains(t, text, "checkpoint NOT saved: allocation "+p.cfg.AllocID[:8]+" has taken this one's place")
+	must.Eq(t, 0, before.count("save"))
+	r.n.set(t, p.cfg.AllocID, drained)
+	must.StrContains(t, p.leave(t, time.Minute), "checkpoint 1/1 saved")
+	next := r.byConsul(t, c.url, "")
+	next.start(t)
+	must.Eq(t, []string{"start", "restore new"}, next.all())
+}

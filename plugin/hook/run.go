@@ -100,6 +100,7 @@ func Run(ctx context.Context, h *Hook, ev Event, t Target) Outcome {
 	}
 
 	out := Outcome{Hook: h}
+	polls := 0 // tries that are not counted against retries
 	for {
 		out.Tries++
 		ev.Attempt = out.Tries
@@ -117,8 +118,10 @@ func Run(ctx context.Context, h *Hook, ev Event, t Target) Outcome {
 			out.Err = combine(cause, out.Err)
 			break
 		}
-		polls := h.Kind == Ready || h.Kind == Restore && notListening(out.Err)
-		if !polls && out.Tries > h.Retries {
+		if h.Kind == Ready || h.Kind == Restore && notListening(out.Err) {
+			polls++
+		}
+		if out.Tries-polls > h.Retries {
 			break
 		}
 		if !pause(ctx, h.Interval) {
