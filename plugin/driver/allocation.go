@@ -52,6 +52,7 @@ type allocation struct {
 	last   *membership        // of the task that left last; for hooks after the end
 	saved  map[string]*task   // by name, those that left checkpoints and have not come back
 	asking bool               // somebody looks whether the group's running hook is due
+	again  bool               // and is to look again
 	remove func()             // ends the watching
 	expire *time.Timer
 }
@@ -218,15 +219,22 @@ func (a *allocation) changed(alloc *api.Allocation) {
 func (a *allocation) lookForRunning(t *task) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.asking || !a.declares(t, group.OnRunning) {
+	if !a.declares(t, group.OnRunning) {
+		return
+	}
+	a.again = a.asking // what is known now may be more than what is being looked at
+	if a.asking {
 		return
 	}
 	a.asking = true
 	a.d.background.Go(func() {
-		_ = t.members.groupHook(t.ctx, group.OnRunning) // it is logged
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		a.asking = false
+		for more := true; more; {
+			_ = t.members.groupHook(t.ctx, group.OnRunning) // it is logged
+			a.mu.Lock()
+			more = a.again && t.ctx.Err() == nil
+			a.again, a.asking = false, more
+			a.mu.Unlock()
+		}
 	})
 }
 

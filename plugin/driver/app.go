@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/hashicorp/nomad/nomad/structs"
+	"github.com/hashicorp/nomad/plugins/drivers/fsisolation"
 
 	"github.com/nomad-patterns/nomad-patterns/plugin/group"
 	"github.com/nomad-patterns/nomad-patterns/plugin/hook"
@@ -115,7 +116,7 @@ func (t *task) owner() manage.Owner {
 		return manage.Owner{}
 	}
 	name := t.cfg.User
-	image := t.d.innerName() == "docker"
+	image := caps.FSIsolation == fsisolation.Image
 	switch {
 	case image && !numeric(name):
 		return manage.Owner{}

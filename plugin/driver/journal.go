@@ -12,7 +12,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/base"
 	"github.com/hashicorp/nomad/plugins/drivers"
 
-	"github.com/nomad-patterns/nomad-patterns/plugin/group"
+	"github.com/nomad-patterns/nomad-patterns/plugin/process"
 )
 
 // journal remembers, across the death of the plugin process, what Nomad does
@@ -30,7 +30,7 @@ type journal struct {
 type journalEntry struct {
 	// Writer is the process that starts the task, as long as Nomad does not know
 	// of that start, and Driver the name of its driver.
-	Writer      *group.Process `json:"writer,omitempty"`
+	Writer      *process.ID    `json:"writer,omitempty"`
 	Driver      string         `json:"driver,omitempty"`
 	Inner       *journalHandle `json:"inner,omitempty"`
 	PrestopDone int            `json:"prestop_done,omitempty"`
@@ -65,7 +65,7 @@ func (j *journal) load() error {
 
 // starting notes that a process is about to be started. Until the inner driver
 // has returned its handle nothing else tells that it is there.
-func (j *journal) starting(writer group.Process, driver string) error {
+func (j *journal) starting(writer process.ID, driver string) error {
 	return j.change(func(e *journalEntry) { *e = journalEntry{Writer: &writer, Driver: driver} })
 }
 

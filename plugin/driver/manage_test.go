@@ -35,10 +35,12 @@ func (s *setup) endpoint(t *testing.T, dir string) *http.Client {
 	must.NoError(t, err)
 	receive(t, fingerprints)
 	path := filepath.Join(dir, "node.sock")
-	eventually(t, "endpoint of the node", func() bool {
-		conn, err := dialUnix(path)
-		return err == nil && conn.Close() == nil
-	})
+	for _, socket := range []string{filepath.Join(dir, s.d.name+".sock"), path} { // its own, and the node's
+		eventually(t, "endpoint of the node", func() bool {
+			conn, err := dialUnix(socket)
+			return err == nil && conn.Close() == nil
+		})
+	}
 	return over(t, path)
 }
 

@@ -43,7 +43,7 @@ func newMetrics() *metrics {
 			Namespace: ns, Name: "checkpoint_save_seconds", Help: "Time from asking a task for its state to its being stored.", Buckets: times,
 		}),
 		restoreTime: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: ns, Name: "checkpoint_restore_seconds", Help: "Time in which a checkpoint was fetched and taken by its task, start of the process not included.", Buckets: times,
+			Namespace: ns, Name: "checkpoint_restore_seconds", Help: "Time in which a checkpoint was fetched, the wait for a predecessor included and its handing over to the process not.", Buckets: times,
 		}),
 	}
 	m.registry.MustRegister(m.transitions, m.inState, m.stops, m.hooks, m.saves, m.restores, m.saveTime, m.restoreTime,

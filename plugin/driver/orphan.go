@@ -5,13 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/nomad-patterns/nomad-patterns/plugin/group"
+	"github.com/nomad-patterns/nomad-patterns/plugin/process"
 )
 
 // orphanGrace is how long Nomad may take to hand tasks that it knows to a new
@@ -20,7 +19,7 @@ const orphanGrace = time.Minute
 
 // noteStart writes into the journal that a start begins.
 func (d *Driver) noteStart(t *task) error {
-	self, err := group.Self()
+	self, err := process.Self()
 	if err != nil {
 		return fmt.Errorf("write journal: %w", err)
 	}
@@ -109,12 +108,13 @@ func executors() []executor {
 	if err != nil {
 		return nil // as if there were none
 	}
-	dirs, err := filepath.Glob("/proc/[0-9]*")
+	numbers, err := process.Numbers()
 	if err != nil {
-		return nil // the pattern is a good one
+		return nil // as if there were none
 	}
 	var all []executor
-	for _, dir := range dirs {
+	for _, pid := range numbers {
+		dir := filepath.Join("/proc", strconv.Itoa(pid))
 		cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
 		if err != nil {
 			continue // it has ended
@@ -130,9 +130,7 @@ func executors() []executor {
 		if json.Unmarshal([]byte(args[2]), &config) != nil || !filepath.IsAbs(config.LogFile) {
 			continue
 		}
-		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil {
-			all = append(all, executor{pid: pid, taskDir: filepath.Dir(config.LogFile)})
-		}
+		all = append(all, executor{pid: pid, taskDir: filepath.Dir(config.LogFile)})
 	}
 	return all
 }
@@ -143,41 +141,14 @@ func (d *Driver) killExecutors(taskDir string) {
 		if e.taskDir != taskDir {
 			continue
 		}
-		for _, pid := range append(descendants(e.pid), e.pid) {
+		below, err := process.Descendants(e.pid)
+		if err != nil {
+			d.logger.Error("what a left-over process has started is not known", "task_dir", taskDir, "pid", e.pid, "error", err)
+		}
+		for _, pid := range append(below, e.pid) {
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && err != syscall.ESRCH {
 				d.logger.Error("left-over process not ended", "task_dir", taskDir, "pid", pid, "error", err)
 			}
 		}
 	}
-}
-
-// descendants lists the processes below one, the deepest last.
-func descendants(root int) []int {
-	parents := make(map[int][]int)
-	stats, err := filepath.Glob("/proc/[0-9]*/stat")
-	if err != nil {
-		return nil // the pattern is a good one
-	}
-	for _, path := range stats {
-		stat, err := os.ReadFile(path)
-		if err != nil {
-			continue // it has ended
-		}
-		// The name is in parentheses, and can have some itself.
-		fields := strings.Fields(string(stat[strings.LastIndex(string(stat), ")")+1:]))
-		pid, perr := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-		if perr != nil || len(fields) < 2 {
-			continue
-		}
-		if parent, err := strconv.Atoi(fields[1]); err == nil {
-			parents[parent] = append(parents[parent], pid)
-		}
-	}
-	var all []int
-	for next := []int{root}; len(next) > 0; {
-		children := parents[next[0]]
-		all = append(all, children...)
-		next = slices.Concat(next[1:], children)
-	}
-	return all
 }

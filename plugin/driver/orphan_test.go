@@ -10,7 +10,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/shoenig/test/must"
 
-	"github.com/nomad-patterns/nomad-patterns/plugin/group"
+	"github.com/nomad-patterns/nomad-patterns/plugin/process"
 )
 
 // A task's process can look like an executor, and a task can write what looks
@@ -18,7 +18,7 @@ import (
 // its own program has not started.
 func TestOrphan_NotOfAForgery(t *testing.T) {
 	s := newSetup(t, "")
-	self, err := group.Self()
+	self, err := process.Self()
 	must.NoError(t, err)
 	self.Start-- // a process that has ended
 	local := s.cfg.TaskDir().LocalDir
@@ -39,14 +39,20 @@ func TestOrphan_NotOfAForgery(t *testing.T) {
 	cmd := exec.Cmd{Path: "/bin/sh", Args: []string{"sh", "executor", string(config)}, Dir: forged}
 	must.NoError(t, cmd.Start())
 	t.Cleanup(func() {
-		for _, pid := range append(descendants(cmd.Process.Pid), cmd.Process.Pid) {
+		below, err := process.Descendants(cmd.Process.Pid)
+		must.NoError(t, err)
+		for _, pid := range append(below, cmd.Process.Pid) {
 			if p, err := os.FindProcess(pid); err == nil {
 				_ = p.Kill() // it may have ended
 			}
 		}
 		_ = cmd.Wait() // it was killed
 	})
-	eventually(t, "the shell's child", func() bool { return len(descendants(cmd.Process.Pid)) > 0 })
+	eventually(t, "the shell's child", func() bool {
+		below, err := process.Descendants(cmd.Process.Pid)
+		must.NoError(t, err)
+		return len(below) > 0
+	})
 
 	s.d.sweep(true)
 	s.d.killExecutors(forged)
@@ -54,22 +60,4 @@ func TestOrphan_NotOfAForgery(t *testing.T) {
 	must.SliceEmpty(t, s.all())
 	_, err = os.Stat(j.path)
 	must.NoError(t, err)
-}
-
-// What a process has started is found to the last, whatever it is called.
-func TestOrphan_Descendants(t *testing.T) {
-	cmd := exec.Command("/bin/sh", "-c", "sh -c 'sleep 300 & wait' & wait")
-	must.NoError(t, cmd.Start())
-	var all []int
-	eventually(t, "grandchild", func() bool {
-		all = descendants(cmd.Process.Pid)
-		return len(all) == 2
-	})
-	for _, pid := range append(all, cmd.Process.Pid) {
-		p, err := os.FindProcess(pid)
-		must.NoError(t, err)
-		_ = p.Kill() // it may have ended with its children
-	}
-	_ = cmd.Wait() // so may the first one, without an error
-	must.SliceEmpty(t, descendants(cmd.Process.Pid))
 }

@@ -22,8 +22,8 @@ import (
 	dtestutil "github.com/hashicorp/nomad/plugins/drivers/testutils"
 	"github.com/shoenig/test/must"
 
-	"github.com/nomad-patterns/nomad-patterns/plugin/group"
 	"github.com/nomad-patterns/nomad-patterns/plugin/hook"
+	"github.com/nomad-patterns/nomad-patterns/plugin/process"
 )
 
 // real is a decorated raw_exec behind gRPC, with a task whose directories and
@@ -386,12 +386,12 @@ func TestReal_OrphanIsEnded(t *testing.T) {
 // The plugin dies in a start, and the allocation never starts again. A new plugin
 // ends what was left, and nothing that may still be wanted.
 func TestReal_OrphanIsSwept(t *testing.T) {
-	self, err := group.Self()
+	self, err := process.Self()
 	must.NoError(t, err)
 	dead := self
 	dead.Start-- // another process that had this number
 	cases := map[string]struct {
-		writer  group.Process
+		writer  process.ID
 		driver  string // "": the real one's
 		handle  bool   // the inner driver had returned it
 		handles bool   // Nomad had the time to hand it over

@@ -288,3 +288,43 @@ func TestSave_HasTimeOfItsOwn(t *testing.T) {
 	must.StrContains(t, only(t, events(), "stopped").Message, "of the task's kill_timeout for its checkpoint")
 	must.Eq(t, []string{"start", "hook /hang", "save", "stop ", "destroy force=false"}, p.all())
 }
+
+// The only task of a batch job that has ended with success has nothing to go on
+// from. One that has failed does, and so does any of a service.
+func TestSave_OfOneThatIsDone(t *testing.T) {
+	cases := map[string]struct {
+		kind   string
+		code   int
+		closed bool
+	}{
+		"batch, success":   {"batch", 0, true},
+		"batch, failure":   {"batch", 1, false},
+		"service, success": {"service", 0, false},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			of := func() *place {
+				p := r.place(t, checkpointed(""))
+				r.n.run(t, p.cfg, parseJob(t, "job \"shop\" {\n type = \""+tc.kind+"\"\n group \"front\" {\n task \"web\" {\n driver = \"lifecycle-fake\"\n }\n }\n}"))
+				return p
+			}
+			p := of()
+			p.app.set("the state")
+			p.start(t)
+			code, text := ask(t, over(t, ownSocket(p.cfg)), http.MethodPost, "/v1/save", nil)
+			must.Eq(t, http.StatusOK, code, must.Sprint(text))
+			result := p.waitTask(t)
+			p.only(t).finish(&drivers.ExitResult{ExitCode: tc.code})
+			wait(t, result)
+			must.NoError(t, p.h.DestroyTask(p.cfg.ID, false))
+			next := of()
+			next.start(t)
+			if tc.closed {
+				must.Eq(t, []string{"start"}, next.all())
+			} else {
+				must.Eq(t, []string{"start", "restore the state"}, next.all())
+			}
+		})
+	}
+}

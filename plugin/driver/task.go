@@ -205,7 +205,11 @@ func (t *task) event() hook.Event {
 		Task: t.cfg.Name, AllocID: t.cfg.AllocID,
 	}
 	if st, _ := t.machine.Status(); st.Stop != nil && st.State >= lifecycle.Stopping {
-		ev = ev.Stopping(st.Stop.Reason, st.Stop.Final, st.Stop.Detail, st.Stop.Deadline)
+		kill := st.Stop.Deadline
+		if st.State >= lifecycle.Stopped {
+			kill = time.Time{} // there is nothing left to kill
+		}
+		ev = ev.Stopping(st.Stop.Reason, st.Stop.Final, st.Stop.Detail, kill)
 	}
 	return ev
 }

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/shoenig/test/must"
+
+	"github.com/nomad-patterns/nomad-patterns/plugin/process"
 )
 
 // A member's file may hold anything: a newer plugin's words, half a disk block.
@@ -14,7 +16,7 @@ func FuzzDecodeMember(f *testing.F) {
 	whole, err := encodeMember(Member{
 		Task: "web", Driver: "lifecycle-docker", State: Stopping, StopAfter: []string{"api"},
 		Hooks: hooks(OnCreated, OnStopped), Since: time.Unix(1, 2), Started: time.Unix(3, 4),
-		Reason: "drained", Whole: true, Writer: Process{PID: 1, Start: 2, Boot: "b"},
+		Reason: "drained", Whole: true, Writer: process.ID{PID: 1, Start: 2, Boot: "b"},
 	})
 	must.NoError(f, err)
 	f.Add(whole)
@@ -46,19 +48,6 @@ func FuzzDecodeMember(f *testing.F) {
 		}
 		for _, e := range Events() {
 			Due(e, Facts{}, []Member{m}, false)
-		}
-	})
-}
-
-func FuzzParseStat(f *testing.F) {
-	f.Add("1 (init) S 0 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 42 1000 10")
-	f.Add("1 (a) b) Z) R 0 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 42 1000 10")
-	f.Add("1 (init) S 0")
-	f.Add(")")
-	f.Fuzz(func(t *testing.T, stat string) {
-		state, _, err := parseStat(stat)
-		if err == nil && state == "" {
-			t.Fatal("no state")
 		}
 	})
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/nomad-patterns/nomad-patterns/plugin/process"
 )
 
 // Dir returns where the tasks of an allocation meet. It lies beside the
@@ -54,7 +56,7 @@ func Join(dir string, m Member, now func() time.Time, logger hclog.Logger) (*Gro
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("join group: %w", err)
 	}
-	me, err := find(os.Getpid())
+	me, err := process.Self()
 	if err != nil {
 		return nil, fmt.Errorf("join group: %w", err)
 	}
@@ -244,7 +246,7 @@ func (g *Group) Members() ([]Member, error) {
 			continue
 		}
 		if m.Writer != me {
-			m.Lost = m.Writer.dead()
+			m.Lost = m.Writer.Dead()
 		}
 		if m.Writer.Boot != me.Boot {
 			m.State = Stopped // its process ended with the machine

@@ -14,6 +14,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/shoenig/test/must"
+
+	"github.com/nomad-patterns/nomad-patterns/plugin/process"
 )
 
 // One whole life, as the others see it.
@@ -227,14 +229,14 @@ func TestGroup_DeadWriters(t *testing.T) {
 	g := join(t, dir, Member{Task: "web"})
 	me := g.own().Writer
 	cases := map[string]struct {
-		writer Process
+		writer process.ID
 		state  State
 		lost   bool
 	}{
-		"alive":        {writer: Process{PID: me.PID, Start: me.Start, Boot: me.Boot}, state: Running},
-		"other number": {writer: Process{PID: 1 << 30, Start: me.Start, Boot: me.Boot}, state: Running, lost: true},
-		"other start":  {writer: Process{PID: me.PID, Start: me.Start + 1, Boot: me.Boot}, state: Running, lost: true},
-		"other boot":   {writer: Process{PID: me.PID, Start: me.Start, Boot: "before"}, state: Stopped, lost: true},
+		"alive":        {writer: process.ID{PID: me.PID, Start: me.Start, Boot: me.Boot}, state: Running},
+		"other number": {writer: process.ID{PID: 1 << 30, Start: me.Start, Boot: me.Boot}, state: Running, lost: true},
+		"other start":  {writer: process.ID{PID: me.PID, Start: me.Start + 1, Boot: me.Boot}, state: Running, lost: true},
+		"other boot":   {writer: process.ID{PID: me.PID, Start: me.Start, Boot: "before"}, state: Stopped, lost: true},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -295,30 +297,4 @@ func TestGroup_Concurrent(t *testing.T) {
 	wg.Wait()
 	must.Eq(t, Stopping, g.own().State)
 	must.Eq(t, "", log.String())
-}
-
-func TestParseStat(t *testing.T) {
-	cases := map[string]struct {
-		stat, state string
-		start       uint64
-		err         string
-	}{
-		"plain":    {stat: "1 (init) S 0 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 42 1000 10", state: "S", start: 42},
-		"odd name": {stat: "1 (a) b) Z (c) R 0 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 42 1000 10", state: "R", start: 42},
-		"short":    {stat: "1 (init) S 0", err: "only 2 fields"},
-		"empty":    {err: "only 0 fields"},
-		"no time":  {stat: "1 (init) S 0 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 x 1000 10", err: "start time"},
-	}
-	for name, tc := range cases {
-		t.Run(name, func(t *testing.T) {
-			state, start, err := parseStat(tc.stat)
-			if tc.err != "" {
-				must.ErrorContains(t, err, tc.err)
-				return
-			}
-			must.NoError(t, err)
-			must.Eq(t, tc.state, state)
-			must.Eq(t, tc.start, start)
-		})
-	}
 }

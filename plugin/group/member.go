@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/nomad-patterns/nomad-patterns/plugin/process"
 )
 
 const (
@@ -54,12 +56,12 @@ type Member struct {
 	StopAfter []string                  `json:"stop_after,omitempty"` // tasks that stop before this one
 	Hooks     map[Event]json.RawMessage `json:"hooks,omitempty"`      // group hooks declared on it; any JSON
 
-	Since   time.Time `json:"since"`                     // when the state was entered
-	Started time.Time `json:"started"`                   // when this start of the task joined; tells its starts apart
-	First   time.Time `json:"first"`                     // when its first start joined; restarts in place do not change it
-	Reason  string    `json:"stopping_reason,omitempty"` // "" until it stops by request
-	Whole   bool      `json:"whole,omitempty"`           // it stops because the whole allocation does
-	Writer  Process   `json:"writer"`                    // the plugin process that has the task
+	Since   time.Time  `json:"since"`                     // when the state was entered
+	Started time.Time  `json:"started"`                   // when this start of the task joined; tells its starts apart
+	First   time.Time  `json:"first"`                     // when its first start joined; restarts in place do not change it
+	Reason  string     `json:"stopping_reason,omitempty"` // "" until it stops by request
+	Whole   bool       `json:"whole,omitempty"`           // it stops because the whole allocation does
+	Writer  process.ID `json:"writer"`                    // the plugin process that has the task
 
 	// Lost says that the writer has died. The task itself may run on: Nomad
 	// starts the plugin again and has it recover the task.

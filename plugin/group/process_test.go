@@ -18,6 +18,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/shoenig/test/must"
+
+	"github.com/nomad-patterns/nomad-patterns/plugin/process"
 )
 
 // modeKey makes the test binary another plugin process of the same node.
@@ -131,7 +133,7 @@ func alone(ctx context.Context, journal string) error {
 			return err
 		}
 		p, open := lastBegun(string(data))
-		if !open || p.dead() {
+		if !open || p.Dead() {
 			return nil
 		}
 		if err := sleep(ctx, hookTime); err != nil {
@@ -147,12 +149,12 @@ func alone(ctx context.Context, journal string) error {
 	}
 }
 
-func (g *Group) me() Process { return g.own().Writer }
+func (g *Group) me() process.ID { return g.own().Writer }
 
 // lastBegun returns who has begun last and has not ended.
-func lastBegun(journal string) (p Process, open bool) {
+func lastBegun(journal string) (p process.ID, open bool) {
 	for line := range strings.Lines(journal) {
-		var n Process
+		var n process.ID
 		if _, err := fmt.Sscanf(line, "begin %d %d %s", &n.PID, &n.Start, &n.Boot); err == nil {
 			p, open = n, true
 		} else if strings.HasPrefix(line, "end ") {
@@ -367,20 +369,4 @@ func TestProcesses_PluginKilled(t *testing.T) {
 	must.Len(t, 1, r.Waits)
 	must.Eq(t, HasStopped, r.Waits[0].End)
 	must.GreaterEq(t, 2*settle, r.Waits[0].For)
-}
-
-// A zombie has ended, although its number is still there.
-func TestProcess_Zombie(t *testing.T) {
-	o := startOther(t, t.TempDir(), "member", "web")
-	p, err := find(o.cmd.Process.Pid)
-	must.NoError(t, err)
-	must.False(t, p.dead())
-	must.NoError(t, o.cmd.Process.Kill())
-	deadline := time.Now().Add(patience)
-	for !p.dead() { // nobody has collected it
-		must.True(t, time.Now().Before(deadline))
-		time.Sleep(time.Millisecond)
-	}
-	o.kill()
-	must.True(t, p.dead())
 }

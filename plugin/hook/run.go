@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"syscall"
 	"time"
@@ -161,9 +162,11 @@ func try(ctx context.Context, h *Hook, ev Event, t Target) (string, []byte, erro
 }
 
 // notListening reports whether the task's process has not begun to listen. It
-// was started a moment ago when it is given its checkpoint.
+// was started a moment ago when it is given its checkpoint. Docker accepts
+// connections to a published port in its place, and ends them without an answer.
 func notListening(err error) bool {
-	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist)
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF)
 }
 
 // share is the time of one try. One that hangs must leave time for the next

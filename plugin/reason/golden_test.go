@@ -134,7 +134,7 @@ func FuzzClassify(f *testing.F) {
 	f.Fuzz(func(t *testing.T, alloc, job, node []byte, task string) {
 		o := Observation{Task: task}
 		if json.Unmarshal(alloc, &o.Alloc) != nil || len(job) > 0 && json.Unmarshal(job, &o.Job) != nil || len(node) > 0 && json.Unmarshal(node, &o.Node) != nil {
-			t.Skip("not an answer")
+			return // not an answer
 		}
 		v := Classify(o)
 		must.SliceContains(t, Reasons(), v.Reason)
