@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net/url"
 	"slices"
 	"strconv"
@@ -32,8 +33,12 @@ const (
 	// heartbeat every 30 s.
 	silenceLimit = 75 * time.Second
 
-	// steady is how long a stream must have lasted for its end to be no failure
-	// that follows others.
+	// refusedPause bounds the pause after a refusal: trying again does not help
+	// until someone has repaired it.
+	refusedPause = time.Minute
+
+	// steady is how long a feed must have been without a failure for the next to
+	// be no failure that follows others.
 	steady = time.Minute
 
 	// maxFrame bounds a frame. It holds the allocations of the node that one plan
@@ -73,28 +78,53 @@ type feed struct {
 func (f *feed) run(ctx context.Context) {
 	s := &stream{feed: f}
 	tries := 0
-	wait := settle
-	for sleep(ctx, wait) {
-		start := time.Now()
+	if !sleep(ctx, settle) {
+		return
+	}
+	failed := time.Now() // or began
+	for {
 		err := s.follow(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		if errors.Is(err, errGrown) {
-			wait = 0 // follow has waited
-			continue
+			continue // follow has waited
 		}
 		f.report(err)
 		s.followed = nil // what happens from now on is not heard
-		if time.Since(start) >= steady {
+		if time.Since(failed) >= steady {
 			tries = 0
 		}
-		wait = pause(tries)
+		failed = time.Now()
+		wait := pause(tries)
 		var refused *answerError
 		if errors.As(err, &refused) && refused.code/100 == 4 {
-			wait = lastPause/2 + pause(tries)/2 // trying again does not help until someone has repaired it
+			wait = refusedPause/2 + rand.N(refusedPause/2) //nolint:gosec // spreads load
 		}
 		tries++
+		if !f.rest(ctx, wait) {
+			return
+		}
+	}
+}
+
+// rest waits for d, or until more is watched, but not less than after a first
+// failure: Nomad's agent has just had a task started, so it is back, and that
+// task would hear nothing for all of d. It reports false if ctx ends before.
+func (f *feed) rest(ctx context.Context, d time.Duration) bool {
+	least := min(d, pause(0))
+	if !sleep(ctx, least) {
+		return false
+	}
+	t := time.NewTimer(d - least)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-f.grown:
+		return true // follow looks what is watched
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -18,7 +18,7 @@ const (
 
 	// firstPause and lastPause bound the pauses between tries that fail.
 	firstPause = time.Second
-	lastPause  = time.Minute
+	lastPause  = 15 * time.Second
 )
 
 // Watcher hears from Nomad's event stream of changes to allocations, so that a
@@ -49,7 +49,7 @@ type watched struct {
 	// Guarded by Watcher.mu.
 	listeners []*listener
 	known     *api.Allocation // the newest, nil if there is none; never written to
-	stale     bool            // known may be old: read it
+	stale     bool            // known may be old: read it now
 }
 
 type listener struct {
@@ -146,17 +146,19 @@ func (f *feed) serve(ctx context.Context, a *watched) {
 	var again <-chan time.Time // set while reading it has failed
 	tries := 0
 	for {
+		due := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-a.wake:
 		case <-again:
-			again = nil
+			due = true
 		}
 		w.mu.Lock()
-		read := a.stale && again == nil
+		due = due || a.stale
 		w.mu.Unlock()
-		if read {
+		if due {
+			again = nil
 			if err := f.read(ctx, a); err != nil {
 				f.report(err)
 				again = time.After(pause(tries))
@@ -185,7 +187,6 @@ func (f *feed) read(ctx context.Context, a *watched) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err != nil && !errors.Is(err, ErrNotFound) {
-		a.stale = true
 		return err
 	}
 	a.learn(got)
@@ -231,7 +232,7 @@ func poke(ch chan<- struct{}) {
 // random: what all clients lost at once they must not ask for at once.
 func pause(tries int) time.Duration {
 	d := lastPause
-	if tries < 6 {
+	if tries < 4 {
 		d = min(firstPause<<tries, lastPause)
 	}
 	return d/2 + rand.N(d/2) //nolint:gosec // spreads load

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -349,13 +350,14 @@ func TestWatcher_Silence(t *testing.T) {
 func TestWatcher_Refused(t *testing.T) {
 	cases := map[string]struct {
 		refuse func(n *fakeNomad)
+		most   int // requests an hour
 		error  string
 	}{
-		"by ACL":       {func(n *fakeNomad) { n.refuse = 403 }, "HTTP 403: Permission denied; the token needs read-job"},
-		"not there":    {func(n *fakeNomad) { n.refuse = 404 }, "HTTP 404"},
-		"server error": {func(n *fakeNomad) { n.refuse = 500 }, "HTTP 500"},
-		"ends at once": {func(n *fakeNomad) { n.quick = true }, "no first frame: the token may lack read-job"},
-		"says nothing": {func(n *fakeNomad) { n.hang = true }, "no first frame: the token may lack read-job"},
+		"by ACL":       {func(n *fakeNomad) { n.refuse = 403 }, 125, "HTTP 403: Permission denied; the token needs read-job"},
+		"not there":    {func(n *fakeNomad) { n.refuse = 404 }, 125, "HTTP 404"},
+		"server error": {func(n *fakeNomad) { n.refuse = 500 }, 490, "HTTP 500"},
+		"ends at once": {func(n *fakeNomad) { n.quick = true }, 490, "no first frame: the token may lack read-job"},
+		"says nothing": {func(n *fakeNomad) { n.hang = true }, 180, "no first frame: the token may lack read-job"},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -367,7 +369,7 @@ func TestWatcher_Refused(t *testing.T) {
 				var h heard
 				w.Add("ns", "a", h.fn)
 				pass(time.Hour)
-				must.Between(t, 45, len(n.streams()), 125)
+				must.Between(t, 45, len(n.streams()), tc.most)
 				must.Eq(t, 0, n.count("/v1/allocation/a"))
 				must.Between(t, 5, len(log.lines()), 7)
 				for _, line := range log.lines() {
@@ -376,12 +378,80 @@ func TestWatcher_Refused(t *testing.T) {
 
 				// When it is repaired, it works again within a minute.
 				n.look(func() { n.refuse, n.quick, n.hang = 0, false, false })
-				pass(openLimit + lastPause)
+				pass(openLimit + refusedPause)
 				must.Eq(t, []string{"a run"}, h.list())
 				must.StrContains(t, log.lines()[len(log.lines())-1], "works again")
 			})
 		})
 	}
+}
+
+// While the server is away the pauses grow, but a task that starts must not wait
+// for their end: the agent that starts it is back.
+func TestWatcher_AddedInPause(t *testing.T) {
+	for name, code := range map[string]int{"away": 500, "refused": 403} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newFake()
+				n.refuse = code
+				n.set(t, false, "a", nil)
+				n.set(t, false, "b", stop)
+				w, _ := watch(t, n)
+				var a, b heard
+				w.Add("ns", "a", a.fn)
+				for range 10 {
+					asked := len(n.streams())
+					for len(n.streams()) == asked {
+						pass(100 * time.Millisecond)
+					}
+				}
+				n.look(func() { n.refuse = 0 })
+				pass(firstPause)
+				w.Add("ns", "b", b.fn)
+				synctest.Wait()
+				must.Len(t, 11, n.streams())
+				must.Eq(t, "Allocation:a Allocation:b", n.last().topics())
+				must.Eq(t, []string{"a run"}, a.list())
+				must.Eq(t, []string{"b stop"}, b.list())
+			})
+		})
+	}
+	t.Run("no flood", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			n := newFake()
+			n.refuse = 500
+			w, _ := watch(t, n)
+			var h heard
+			for i := range 600 { // within a minute
+				w.Add("ns", fmt.Sprint(i), h.fn)
+				pass(100 * time.Millisecond)
+			}
+			must.Between(t, 50, len(n.streams()), 125)
+		})
+	})
+}
+
+// Failures that lie far apart do not follow each other, however short the streams
+// between them are because more is watched.
+func TestWatcher_FailuresApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newFake()
+		n.set(t, false, "a", nil)
+		w, _ := watch(t, n)
+		var h heard
+		w.Add("ns", "a", h.fn)
+		pass(settle)
+		for i := range 10 {
+			for j := range 6 {
+				w.Add("ns", fmt.Sprint(i, j), h.fn)
+				pass(steady / 5)
+			}
+			opened := len(n.streams())
+			close(n.last().end)
+			pass(firstPause)
+			must.Len(t, opened+1, n.streams())
+		}
+	})
 }
 
 // A stream that opens and ends, for hours, is no busy loop either, and no flood
@@ -400,7 +470,7 @@ func TestWatcher_Flaps(t *testing.T) {
 				close(n.streams()[seen-1].end)
 			}
 		}
-		must.Between(t, 60, len(n.streams()), 125)
+		must.Between(t, 240, len(n.streams()), 490)
 		must.Between(t, 10, len(log.lines()), 14)
 	})
 }
@@ -436,7 +506,7 @@ func TestWatcher_ReadFails(t *testing.T) {
 		w.Add("ns", "a", a.fn)
 		w.Add("ns", "b", b.fn) // unknown
 		pass(time.Hour)
-		must.Between(t, 60, n.count("/v1/allocation/a"), 130)
+		must.Between(t, 240, n.count("/v1/allocation/a"), 490)
 		must.Eq(t, 1, n.count("/v1/allocation/b"))
 		n.look(func() { delete(n.answers, "/v1/allocation/a") })
 		n.set(t, false, "a", stop)
@@ -453,7 +523,7 @@ func TestWatcher_ReadFails(t *testing.T) {
 }
 
 func TestPause(t *testing.T) {
-	for tries, most := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60, 60} {
+	for tries, most := range []time.Duration{1, 2, 4, 8, 15, 15, 15} {
 		most *= time.Second
 		for range 100 {
 			must.Between(t, most/2, pause(tries), most)
