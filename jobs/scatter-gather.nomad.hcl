@@ -319,11 +319,23 @@ locals {
   leaf_service   = "${var.service}-leaf"
   parent_service = "${var.service}-parent"
   shards         = { for s in range(var.shards) : format("%d", s) => local.tree ? "${local.leaf_service}-${s % var.parents}" : local.leaf_service }
-  # Roots by the name of their group: how many there are, whom they ask, and what they are
-  # in Consul.
+  # Roots by the name of their group: how many there are, whom they ask, what they are in
+  # Consul, and which shards there have to be.
   roots = merge(
-    { root = { count = var.roots, asks = local.tree ? local.parent_service : local.leaf_service, service = var.service, shard = "" } },
-    { for p in range(var.parents) : "parent-${p}" => { count = 1, asks = "${local.leaf_service}-${p}", service = local.parent_service, shard = format("%d", p) } },
+    { root = {
+      count   = var.roots
+      asks    = local.tree ? local.parent_service : local.leaf_service
+      has     = [for n in range(local.tree ? var.parents : var.shards) : format("%d", n)]
+      service = var.service
+      shard   = ""
+    } },
+    { for p in range(var.parents) : "parent-${p}" => {
+      count   = 1
+      asks    = "${local.leaf_service}-${p}"
+      has     = [for n in range(var.shards) : format("%d", n) if n % var.parents == p]
+      service = local.parent_service
+      shard   = format("%d", p)
+    } },
   )
 
   address = local.open ? "$${NOMAD_IP_root}:$${NOMAD_PORT_root}" : "127.0.0.1:$${NOMAD_PORT_root}"
@@ -452,6 +464,7 @@ job "scatter-gather" {
             route "${var.service}" {
               pattern      = "${var.pattern}"
               service      = "${group.value.asks}"
+              shards       = ${jsonencode(group.value.has)}
               timeout      = "${var.timeout}"
               min_coverage = "${var.min_coverage}"
               merge        = "${var.merge}"

@@ -71,6 +71,30 @@ func TestCatalog(t *testing.T) {
 	must.NotEq(t, "", joined(a))
 }
 
+// A root that knows which shards there have to be takes no answer for whole as long as one
+// has not come up.
+func TestShards(t *testing.T) {
+	c := clustertest.StartConsul(t, cluster.ConsulConfig{})
+	consul := c.Server(0)
+	r := startRoot(t, consul, "root", "svc", gather.Config{Timeout: 10 * time.Second, Shards: []string{"0", "1"}})
+	must.Eq(t, http.StatusServiceUnavailable, r.get(0).status)
+	startLeaf(t, consul, "svc", "0", "zero")
+	r.until("a leaf is known", func() bool { return r.Ready() == nil })
+	a := r.get(0)
+	must.Eq(t, http.StatusBadGateway, a.status)
+	must.Eq(t, 2, a.total)
+	must.StrContains(t, a.missing, "1;reason=absent")
+	a = r.get(0.5)
+	must.Eq(t, http.StatusOK, a.status)
+	must.Eq(t, "0/zero", joined(a))
+	must.StrContains(t, a.missing, "1;reason=absent")
+	startLeaf(t, consul, "svc", "1", "one")
+	r.shards(2, 2)
+	a = r.get(0)
+	must.Eq(t, http.StatusOK, a.status)
+	must.Eq(t, "0/zero 1/one", joined(a))
+}
+
 // Without Consul the root goes on with the leaves that it knows, for as long as it takes,
 // and hears of changes when Consul is back.
 func TestConsulDown(t *testing.T) {

@@ -108,7 +108,8 @@ route "search" {
   pattern       = "GET /search/{index}"
   service       = "search-leaf"
   tags          = ["v2", "x"]
-  shard_meta    = ""
+  shard_meta    = "part"
+  shards        = ["8..10", "archive"]
   merge         = "ndjson"
   idempotent    = true
   stream        = true
@@ -164,8 +165,9 @@ func TestFull(t *testing.T) {
 	must.Eq(t, 20*time.Second, a.DrainTimeout)
 	must.SliceLen(t, 2, a.Routes)
 	must.Eq(t, server.Route{
-		Name: "search", Pattern: "GET /search/{index}", Service: "search-leaf", Tags: []string{"v2", "x"}, Merger: merge.NDJSON{},
+		Name: "search", Pattern: "GET /search/{index}", Service: "search-leaf", Tags: []string{"v2", "x"}, ShardMeta: "part", Merger: merge.NDJSON{},
 		Gather: gather.Config{
+			Shards:  []string{"8", "9", "10", "archive"},
 			Timeout: 2 * time.Second, MaxTimeout: 20 * time.Second, Reserve: 0.1, MinCoverage: 0.9, Wait: 0.3,
 			HedgeQuantile: 0.99, HedgeBudget: 0.02, RetryBudget: 0.1, MaxPartial: 100000, Memory: 300000, MaxInFlight: 7,
 		},
@@ -318,6 +320,13 @@ func TestRouteProblems(t *testing.T) {
 	for name, c := range map[string]struct{ content, want string }{
 		"service":          {`service = ""`, "4:13: service: is missing; it is the name that leaves have in Consul"},
 		"tags":             {`tags = ["a", ""]`, `4:10: tags: "" is no tag`},
+		"shards without":   {"shard_meta = \"\"\n  shards = [\"1\"]", `5:12: shards: shards have no names if shard_meta = ""; leave one of the two out`},
+		"shard twice":      {`shards = ["0..3", "2"]`, `4:12: shards: "2" is there twice`},
+		"shard unnamed":    {`shards = [""]`, `4:12: shards: "" is no name of a shard`},
+		"shards backwards": {`shards = ["3..0"]`, `4:12: shards: "3..0" is no range of whole numbers such as "0..15"`},
+		"shards of what":   {`shards = ["a..b"]`, `4:12: shards: "a..b" is no range of whole numbers such as "0..15"`},
+		"shards in range":  {`shards = ["0..1000000"]`, `4:12: shards: "0..1000000" are more than 10000`},
+		"shards in all":    {`shards = ["0..9999", "x"]`, `4:12: shards: more than 10000`},
 		"merge":            {`merge = "x"`, `4:11: merge: "x" is not one of concat, json-array, ndjson, json-merge, sum, top-k, container`},
 		"stream":           {"merge = \"sum\"\n  stream = true", `5:12: stream: merge = "sum" has no answer before the last leaf's; leave stream out`},
 		"timeout":          {`timeout = "0s"`, "4:13: timeout: 0s is not between 1ms and 1h0m0s"},

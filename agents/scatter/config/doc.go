@@ -21,6 +21,7 @@
 //	  service    = "search-leaf"   # of the leaves, in Consul
 //	  tags       = []              # that leaves have to have
 //	  shard_meta = "shard"         # key of the service's meta; "": each instance is a shard
+//	  shards     = []              # that there have to be, such as ["0..15", "archive"]; without it those that there are
 //	  token_file = ""              # what leaves are shown as Authorization: Bearer …
 //	  idempotent = false           # leaves may be asked twice whatever the method
 //

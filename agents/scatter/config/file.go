@@ -34,6 +34,7 @@ type routeBlock struct {
 	Service     agent.Value[string]        `hcl:"service,optional"`
 	Tags        agent.Value[[]string]      `hcl:"tags,optional"`
 	ShardMeta   agent.Value[string]        `hcl:"shard_meta,optional"`
+	Shards      agent.Value[[]string]      `hcl:"shards,optional"`
 	Merge       agent.Value[string]        `hcl:"merge,optional"`
 	TopK        *topKBlock                 `hcl:"top_k,block"`
 	Container   *containerBlock            `hcl:"container,block"`

@@ -1,10 +1,13 @@
 package config
 
 import (
+	"errors"
+	"fmt"
 	"math"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
@@ -20,6 +23,7 @@ const (
 	maxBytes   = 1 << 40
 	maxCount   = 1 << 20
 	maxDepth   = 64
+	maxShards  = 10_000
 )
 
 // Defaults that are not those of other packages.
@@ -129,6 +133,7 @@ func (b *routeBlock) gather(all *agent.Problems, from string) gather.Config {
 		agent.Between(p, "max_timeout", b.MaxTimeout, b.Timeout.V, maxTimeout)
 	}
 	c := gather.Config{
+		Shards:  b.shards(p),
 		Timeout: b.Timeout.V, MaxTimeout: b.MaxTimeout.V,
 		Reserve:     fraction(p, "reserve", b.Reserve, "from 0 to 0.5", func(x float64) bool { return x >= 0 && x <= 0.5 }),
 		MinCoverage: fraction(p, "min_coverage", b.MinCoverage, aboveZero, isAboveZero),
@@ -162,6 +167,61 @@ func (b *routeBlock) gather(all *agent.Problems, from string) gather.Config {
 	}
 	g.Close() // it has asked nobody
 	return c
+}
+
+// shards lists the names of the shards that there have to be.
+func (b *routeBlock) shards(p *agent.Problems) []string {
+	from := b.Shards.From
+	if len(b.Shards.V) > 0 && b.ShardMeta.V == "" {
+		p.Addf(from, "shards", `shards have no names if shard_meta = ""; leave one of the two out`)
+		return nil
+	}
+	var names []string
+	seen := map[string]bool{}
+	for _, text := range b.Shards.V {
+		list, err := expand(text)
+		if err != nil {
+			p.Addf(from, "shards", "%v", err)
+			return nil
+		}
+		for _, name := range list {
+			if seen[name] {
+				p.Addf(from, "shards", "%q is there twice", name)
+				return nil
+			}
+			seen[name] = true
+			names = append(names, name)
+		}
+		if len(names) > maxShards {
+			p.Addf(from, "shards", "more than %d", maxShards)
+			return nil
+		}
+	}
+	return names
+}
+
+// expand returns the numbers of a range such as "0..15", or what is none as it is.
+func expand(text string) ([]string, error) {
+	first, last, isRange := strings.Cut(text, "..")
+	if !isRange {
+		if text == "" {
+			return nil, errors.New(`"" is no name of a shard`)
+		}
+		return []string{text}, nil
+	}
+	a, errA := strconv.ParseUint(first, 10, 31)
+	b, errB := strconv.ParseUint(last, 10, 31)
+	switch {
+	case errA != nil || errB != nil || a > b:
+		return nil, fmt.Errorf(`%q is no range of whole numbers such as "0..15"`, text)
+	case b-a >= maxShards:
+		return nil, fmt.Errorf("%q are more than %d", text, maxShards)
+	}
+	list := make([]string, 0, b-a+1)
+	for n := a; n <= b; n++ {
+		list = append(list, strconv.FormatUint(n, 10))
+	}
+	return list, nil
 }
 
 const aboveZero = "above 0 and up to 1"

@@ -32,6 +32,7 @@ const (
 	Garbage   Reason = "garbage"  // an answer that is none of HTTP, or none that the merge takes
 	TooLarge  Reason = "toolarge" // an answer of more than the limit
 	Skipped   Reason = "skipped"  // not waited for: the coverage was enough
+	Absent    Reason = "absent"   // it has to be there, and has no instance in the catalog
 	Below     Reason = "below"    // it is a parent, and something below it is missing
 )
 

@@ -516,6 +516,60 @@ func TestUpdate(t *testing.T) {
 	})
 }
 
+// A shard that there has to be is missing as long as it has no leaf, from the first request
+// on, and counts for as much as it had.
+func TestShards(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Config{Shards: []string{"1", "2", "3"}}, map[string]leafFunc{
+			"1": say(0, 200, "x"), "2": say(0, 200, "y", CoverageHeader, "ok=5, total=5"), "extra": say(0, 200, "z"),
+		})
+		defer r.Close()
+		c, m, err := r.get(t.Context())
+		var short *ShortError
+		must.True(t, errors.As(err, &short))
+		must.Eq(t, "3:absent", reasons(c))
+		must.StrContains(t, err.Error(), "3: absent (no instance in the catalog)")
+		must.Eq(t, 7, c.OK)
+		must.Eq(t, 8, c.Total)
+		must.Eq(t, []string{"1=x", "2=y", "extra=z"}, slices.Sorted(slices.Values(m.parts)))
+		must.Eq(t, 3, r.Status().Counters.Asked)
+		must.Len(t, 4, r.Status().Shards)
+
+		// In part it is to be had, and nobody waits for what is not there.
+		began := time.Now()
+		c, _, err = r.get(t.Context(), func(req *Request) { req.MinCoverage = 0.5 })
+		must.NoError(t, err)
+		must.Eq(t, "3:absent", reasons(c))
+		must.Eq(t, 0, time.Since(began))
+
+		delete(r.fleet.leaves, "2")
+		r.fleet.leaves["3"] = say(0, 200, "w")
+		r.update()
+		c, _, err = r.get(t.Context())
+		must.Error(t, err)
+		must.Eq(t, "2:refused", reasons(c)) // it may come back
+		time.Sleep(keepVanished + time.Second)
+		c, _, err = r.get(t.Context())
+		must.Error(t, err)
+		must.Eq(t, "2:absent", reasons(c))
+		must.Eq(t, 3, c.OK)
+		must.Eq(t, 8, c.Total)
+		r.update()
+		c, _, _ = r.get(t.Context())
+		must.Eq(t, 8, c.Total)
+
+		r.fleet.leaves["2"] = say(0, 200, "y")
+		r.update()
+		c, _, err = r.get(t.Context())
+		must.NoError(t, err)
+		must.True(t, c.Whole())
+	})
+	// Without any leaf nobody can be asked.
+	r := newRig(t, Config{Shards: []string{"1"}}, nil)
+	_, _, err := r.get(t.Context())
+	must.ErrorIs(t, err, ErrNoLeaves)
+}
+
 // An error of the merge is the request's end.
 func TestMergeFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -19,6 +19,9 @@ import (
 type Config struct {
 	// Name is that of the service, for messages.
 	Name string
+	// Shards are the names of those that there have to be. One of them that has no leaf is
+	// missing. Others are asked as well. Default: there have to be those that there are.
+	Shards []string
 	// Timeout is how long a request may take if it does not say so itself; MaxTimeout
 	// bounds what it may say. Defaults 1 s, 30 s.
 	Timeout, MaxTimeout time.Duration
@@ -218,6 +221,9 @@ func (g *Group) Update(list []Leaf) {
 		s.replicas = append(s.replicas, known)
 	}
 	shards = append(shards, g.vanished(byName, leaves)...)
+	if len(leaves) > 0 {
+		shards = append(shards, g.absent(shards)...)
+	}
 	slices.SortFunc(shards, func(a, b *shard) int { return compareNames(a.name, b.name) })
 	for _, s := range shards {
 		slices.SortFunc(s.replicas, func(a, b *leaf) int { return strings.Compare(a.ID, b.ID) })
@@ -273,6 +279,40 @@ func (g *Group) vanished(byName map[string]*shard, leaves map[string]*leaf) (lis
 			leaves[l.ID] = l
 		}
 		list = append(list, old)
+	}
+	return list
+}
+
+// absent are those that there have to be and that have no leaf. They count for as much as
+// they had when they had one.
+func (g *Group) absent(present []*shard) (list []*shard) {
+	if len(g.cfg.Shards) == 0 {
+		return nil
+	}
+	there := make(map[string]bool, len(present))
+	for _, s := range present {
+		there[s.name] = true
+	}
+	before := make(map[string]*shard, len(g.cfg.Shards))
+	for _, s := range *g.shards.Load() {
+		before[s.name] = s
+	}
+	var news []string
+	for _, name := range g.cfg.Shards {
+		if there[name] {
+			continue
+		}
+		s := &shard{name: name}
+		if old := before[name]; old != nil {
+			s.behind = old.leaves()
+		}
+		if old := before[name]; old == nil || len(old.replicas) > 0 {
+			news = append(news, name)
+		}
+		list = append(list, s)
+	}
+	if len(news) > 0 {
+		g.log.Warn("shards have no leaf in the catalog and are missing in answers", "service", g.cfg.Name, "shards", news[:min(len(news), maxNamed)], "number", len(news))
 	}
 	return list
 }

@@ -118,11 +118,12 @@ type shard struct {
 	name     string
 	replicas []*leaf
 	since    time.Time // the catalog has none of them since then; zero: it has
+	behind   int       // leaves that there were, if there are no replicas any more
 }
 
 // leaves is how many there are behind it, as its replicas said last.
 func (s *shard) leaves() int {
-	n := int64(1)
+	n := int64(max(1, s.behind))
 	for _, l := range s.replicas {
 		n = max(n, l.leaves.Load())
 	}
