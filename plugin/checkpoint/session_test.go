@@ -376,6 +376,28 @@ func TestPruneFails(t *testing.T) {
 	must.ErrorContains(t, saved.Prune, "1 old objects are left")
 }
 
+// What is newer is told by number: neither a clock that jumps nor one that is wrong
+// brings an old state back, or has a new one pruned.
+func TestClockJumps(t *testing.T) {
+	store := &mem{shared: newShared()}
+	now := start
+	clock := func() time.Time { return now }
+	const year = 365 * 24 * time.Hour
+	a := claim(t, open(t, store, Options{Now: clock, Keep: 2}), "a")
+	save(t, a, "one")
+	for i, jump := range []time.Duration{10 * year, -20 * year, time.Nanosecond, -year} {
+		now = now.Add(jump)
+		text := fmt.Sprint("after ", jump)
+		save(t, a, text)
+		must.Eq(t, text, latest(t, open(t, store, Options{Now: clock})))
+		// Likewise if another owner comes, on a machine with yet another clock.
+		wrong := now.Add(-jump)
+		a = claim(t, open(t, store, Options{Now: func() time.Time { return wrong }, Keep: 2}), fmt.Sprint("b", i))
+		save(t, a, text+" elsewhere")
+		must.Eq(t, text+" elsewhere", latest(t, open(t, store, Options{Now: clock})))
+	}
+}
+
 // What a crash left half-written is deleted, but not while it may still be
 // written.
 func TestHalfWritten(t *testing.T) {
