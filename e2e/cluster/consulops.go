@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -145,32 +146,49 @@ func (c *Consul) Leader(ctx context.Context) (leader int, err error) {
 }
 
 // Snapshot is the state of all servers, for Restore.
-func (c *Consul) Snapshot(ctx context.Context) ([]byte, error) {
-	leader, err := c.Leader(ctx)
+func (c *Consul) Snapshot(ctx context.Context) (snapshot []byte, err error) {
+	err = c.lead(ctx, func(leader *consulapi.Client) error {
+		r, _, err := leader.Snapshot().Save((&consulapi.QueryOptions{}).WithContext(ctx))
+		if err != nil {
+			return err
+		}
+		snapshot, err = io.ReadAll(r)
+		return errors.Join(err, r.Close())
+	})
 	if err != nil {
 		return nil, fmt.Errorf("take snapshot: %w", err)
 	}
-	r, _, err := c.servers[leader].Snapshot().Save((&consulapi.QueryOptions{}).WithContext(ctx))
-	if err != nil {
-		return nil, fmt.Errorf("take snapshot: %w", err)
-	}
-	b, err := io.ReadAll(r)
-	if err = errors.Join(err, r.Close()); err != nil {
-		return nil, fmt.Errorf("take snapshot: %w", err)
-	}
-	return b, nil
+	return snapshot, nil
 }
 
 // Restore puts the servers back to a snapshot.
 func (c *Consul) Restore(ctx context.Context, snapshot []byte) error {
-	leader, err := c.Leader(ctx)
-	if err == nil {
-		err = c.servers[leader].Snapshot().Restore((&consulapi.WriteOptions{}).WithContext(ctx), bytes.NewReader(snapshot))
-	}
+	err := c.lead(ctx, func(leader *consulapi.Client) error {
+		return leader.Snapshot().Restore((&consulapi.WriteOptions{}).WithContext(ctx), bytes.NewReader(snapshot))
+	})
 	if err != nil {
 		return fmt.Errorf("restore snapshot: %w", err)
 	}
 	return nil
+}
+
+// lead asks the leader for something. Who was it a moment ago may say that there is none
+// now: then nothing has happened, and the next one is asked.
+func (c *Consul) lead(ctx context.Context, do func(leader *consulapi.Client) error) error {
+	var final error
+	err := c.poll(ctx, "a consul leader that stays one", func(ctx context.Context) error {
+		leader, err := c.Leader(ctx)
+		if err != nil {
+			return err
+		}
+		err = do(c.servers[leader])
+		if err != nil && strings.Contains(err.Error(), "No cluster leader") {
+			return err
+		}
+		final = err
+		return nil
+	})
+	return errors.Join(err, final)
 }
 
 // CLI runs the consul command with these arguments against server 0 and
