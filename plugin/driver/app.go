@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/drivers/fsisolation"
 
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 	"github.com/nomad-patterns/nomad-patterns/plugin/group"
 	"github.com/nomad-patterns/nomad-patterns/plugin/hook"
 	"github.com/nomad-patterns/nomad-patterns/plugin/lifecycle"
@@ -65,20 +66,20 @@ func (a app) Checkpoint() (manage.Checkpoint, bool) {
 // it is not stored, or another allocation goes on without it, or may do so.
 func (a app) Save(ctx context.Context) (manage.Checkpoint, error) {
 	if s := a.t.machine.State(); s != lifecycle.Starting && s != lifecycle.Running {
-		return manage.Checkpoint{}, manage.Errorf(http.StatusConflict, "", "the task is %s", s)
+		return manage.Checkpoint{}, httpapi.Errorf(http.StatusConflict, "", "the task is %s", s)
 	}
 	v, ok, err := a.t.checkpoint.save(ctx, savedAsked)
 	switch {
 	case errors.Is(err, errCanary):
-		return manage.Checkpoint{}, manage.Errorf(http.StatusConflict, "", "%w", err)
+		return manage.Checkpoint{}, httpapi.Errorf(http.StatusConflict, "", "%w", err)
 	case errors.Is(err, hook.ErrTooLarge):
-		return manage.Checkpoint{}, manage.Errorf(http.StatusRequestEntityTooLarge, "", "%w", err)
+		return manage.Checkpoint{}, httpapi.Errorf(http.StatusRequestEntityTooLarge, "", "%w", err)
 	case err != nil:
 		return manage.Checkpoint{}, err
 	case !ok:
-		return manage.Checkpoint{}, manage.Errorf(http.StatusConflict, "", "the task has no state to save")
+		return manage.Checkpoint{}, httpapi.Errorf(http.StatusConflict, "", "the task has no state to save")
 	case v.Superseded != nil:
-		return manage.Checkpoint{}, manage.Errorf(http.StatusConflict, "", "allocation %s has taken this one's place, and goes on without this checkpoint", short(v.Superseded.Owner.Alloc))
+		return manage.Checkpoint{}, httpapi.Errorf(http.StatusConflict, "", "allocation %s has taken this one's place, and goes on without this checkpoint", short(v.Superseded.Owner.Alloc))
 	case v.Unseen:
 		return manage.Checkpoint{}, fmt.Errorf("not known whether another allocation has taken this one's place: %w", v.Prune)
 	}

@@ -3,18 +3,18 @@ package manage
 import (
 	"bytes"
 	"crypto/sha256"
-	"crypto/subtle"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 const (
@@ -76,16 +76,13 @@ func readToken(file string) ([]byte, error) {
 
 // check refuses requests without the token. If the file cannot be read any more
 // then nobody has it.
-func (a *access) check(r *http.Request) *Error {
+func (a *access) check(r *http.Request) *httpapi.Error {
 	want, err := a.token()
 	if err != nil {
-		return Errorf(http.StatusServiceUnavailable, "", "this endpoint's token_file is unreadable")
+		return httpapi.Errorf(http.StatusServiceUnavailable, "", "this endpoint's token_file is unreadable")
 	}
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	// Hashes have the same length, which the comparison would otherwise tell.
-	got := sha256.Sum256([]byte(strings.TrimSpace(token)))
-	if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
-		return Errorf(http.StatusUnauthorized, "", "send the token of this endpoint's token_file as Authorization: Bearer")
+	if !httpapi.HasToken(r, want) {
+		return httpapi.Errorf(http.StatusUnauthorized, "", "send the token of this endpoint's token_file as Authorization: Bearer")
 	}
 	return nil
 }

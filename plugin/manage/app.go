@@ -19,7 +19,7 @@ type App interface {
 	// is none.
 	Checkpoint() (Checkpoint, bool)
 	// Save makes a checkpoint and returns when it is durable. It is called only
-	// if Info.Saves. An *[Error] is answered as it is, an error that comes of
+	// if Info.Saves. An *httpapi.Error is answered as it is, an error that comes of
 	// the context's deadline with 504, any other with 502.
 	Save(context.Context) (Checkpoint, error)
 	// Replicate changes the count of the task's group by delta, as

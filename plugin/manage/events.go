@@ -1,10 +1,10 @@
 package manage
 
 import (
-	"fmt"
 	"net/http"
 	"time"
 
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 	"github.com/nomad-patterns/nomad-patterns/plugin/lifecycle"
 )
 
@@ -19,12 +19,7 @@ const (
 // task is destroyed or the request ends. Each time the newest status is sent: a
 // reader that takes its time misses those in between.
 func sendEvents(w http.ResponseWriter, r *http.Request, app App, view func(lifecycle.Status) status) {
-	h := w.Header()
-	h.Set("Content-Type", "text/event-stream")
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Accel-Buffering", "no") // nginx would collect events otherwise
-	w.WriteHeader(http.StatusOK)
-	s := sse{w: w, ctrl: http.NewResponseController(w)}
+	s := httpapi.NewStream(w)
 	tick := time.NewTicker(heartbeat)
 	defer tick.Stop()
 	last := false
@@ -39,25 +34,20 @@ func sendEvents(w http.ResponseWriter, r *http.Request, app App, view func(lifec
 		if st.Soon() {
 			name = eventSoon
 		}
-		if s.send(name, view(st)) != nil { // the reader has gone
+		if s.Send(name, view(st)) != nil { // the reader has gone
 			return
 		}
 		if st.State == lifecycle.Destroyed {
-			_ = s.send(eventEnd, struct{}{}) // nothing follows
+			_ = s.Send(eventEnd, struct{}{}) // nothing follows
 			return
 		}
-		last = !s.await(changed, tick.C, r.Context().Done())
+		last = !await(s, changed, tick.C, r.Context().Done())
 	}
-}
-
-type sse struct {
-	w    http.ResponseWriter
-	ctrl *http.ResponseController
 }
 
 // await sends comments until something changes. It reports false if the
 // request has ended.
-func (s sse) await(changed <-chan struct{}, tick <-chan time.Time, ended <-chan struct{}) bool {
+func await(s *httpapi.Stream, changed <-chan struct{}, tick <-chan time.Time, ended <-chan struct{}) bool {
 	for {
 		select {
 		case <-changed:
@@ -65,24 +55,9 @@ func (s sse) await(changed <-chan struct{}, tick <-chan time.Time, ended <-chan 
 		case <-ended:
 			return false
 		case <-tick:
-			_, err := fmt.Fprint(s.w, ":\n\n")
-			if err == nil {
-				err = s.ctrl.Flush()
-			}
-			if err != nil {
+			if s.Comment() != nil {
 				return false
 			}
 		}
 	}
-}
-
-func (s sse) send(event string, value any) error {
-	data, err := marshal(value) // it ends with a newline of its own
-	if err != nil {
-		return fmt.Errorf("send event %q: %w", event, err)
-	}
-	if _, err := fmt.Fprintf(s.w, "event: %s\ndata: %s\n", event, data); err != nil {
-		return fmt.Errorf("send event %q: %w", event, err)
-	}
-	return s.ctrl.Flush()
 }

@@ -3,6 +3,7 @@ package manage
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +18,8 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/shoenig/test/must"
 	"google.golang.org/protobuf/encoding/protodelim"
+
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 func FuzzReplicateRequest(f *testing.F) {
@@ -28,10 +31,15 @@ func FuzzReplicateRequest(f *testing.F) {
 		if err == nil && delta == 0 {
 			t.Fatal("0 was taken")
 		}
-		if err != nil && (err.Status != 400 || err.Message == "") {
-			t.Fatalf("refused with %d %q", err.Status, err.Message)
+		if err != nil && !isBadRequest(err) {
+			t.Fatalf("refused with %#v", err)
 		}
 	})
+}
+
+func isBadRequest(err error) bool {
+	var e *httpapi.Error
+	return errors.As(err, &e) && e.Status == 400 && e.Message != ""
 }
 
 func FuzzEmptyRequest(f *testing.F) {
@@ -39,8 +47,8 @@ func FuzzEmptyRequest(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		if err := emptyRequest(bytes.NewReader(body)); err != nil && err.Status != 400 {
-			t.Fatalf("refused with %d", err.Status)
+		if err := emptyRequest(bytes.NewReader(body)); err != nil && !isBadRequest(err) {
+			t.Fatalf("refused with %#v", err)
 		}
 	})
 }

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 	"github.com/nomad-patterns/nomad-patterns/plugin/lifecycle"
 )
 
@@ -34,25 +35,25 @@ type logQuery struct {
 	follow bool // go on with what is written from then on
 }
 
-func parseLogQuery(raw string) (logQuery, *Error) {
+func parseLogQuery(raw string) (logQuery, *httpapi.Error) {
 	q := logQuery{tail: defaultTail}
 	values, err := url.ParseQuery(raw)
 	if err != nil {
-		return q, Errorf(http.StatusBadRequest, "", "the query is unreadable: %w", err)
+		return q, httpapi.Errorf(http.StatusBadRequest, "", "the query is unreadable: %w", err)
 	}
 	for name, v := range values {
 		switch name {
 		case "tail":
 			q.tail, err = strconv.Atoi(v[0])
 			if err != nil || q.tail < 0 || q.tail > maxTail {
-				return q, Errorf(http.StatusBadRequest, "tail", "%q is not a number of lines within 0 and %d", v[0], maxTail)
+				return q, httpapi.Errorf(http.StatusBadRequest, "tail", "%q is not a number of lines within 0 and %d", v[0], maxTail)
 			}
 		case "follow":
 			if q.follow, err = strconv.ParseBool(cmp.Or(v[0], "true")); err != nil {
-				return q, Errorf(http.StatusBadRequest, "follow", "%q is neither true nor false", v[0])
+				return q, httpapi.Errorf(http.StatusBadRequest, "follow", "%q is neither true nor false", v[0])
 			}
 		default:
-			return q, Errorf(http.StatusBadRequest, name, "unknown parameter; there are tail and follow")
+			return q, httpapi.Errorf(http.StatusBadRequest, name, "unknown parameter; there are tail and follow")
 		}
 	}
 	return q, nil
@@ -61,18 +62,18 @@ func parseLogQuery(raw string) (logQuery, *Error) {
 func (u *upward) logs(w http.ResponseWriter, r *http.Request, t *Task) {
 	stream := r.PathValue("stream")
 	if stream != "stdout" && stream != "stderr" {
-		writeError(w, Errorf(http.StatusNotFound, "", "there is no log %q, but stdout and stderr", stream))
+		httpapi.WriteError(w, httpapi.Errorf(http.StatusNotFound, "", "there is no log %q, but stdout and stderr", stream))
 		return
 	}
 	q, refusal := parseLogQuery(r.URL.RawQuery)
 	if refusal != nil {
-		writeError(w, refusal)
+		httpapi.WriteError(w, refusal)
 		return
 	}
 	if q.follow {
 		done, refusal := u.stream()
 		if refusal != nil {
-			writeError(w, refusal)
+			httpapi.WriteError(w, refusal)
 			return
 		}
 		defer done()
@@ -83,13 +84,13 @@ func (u *upward) logs(w http.ResponseWriter, r *http.Request, t *Task) {
 		if errors.Is(err, fs.ErrNotExist) {
 			code = http.StatusNotFound
 		}
-		writeError(w, Errorf(code, "", "read the %s of task %q: %w", stream, t.Info().Task, err))
+		httpapi.WriteError(w, httpapi.Errorf(code, "", "read the %s of task %q: %w", stream, t.Info().Task, err))
 		return
 	}
 	defer l.close()
 	at, err := l.tail(q.tail)
 	if err != nil {
-		writeError(w, Errorf(http.StatusBadGateway, "", "read the %s of task %q: %w", stream, t.Info().Task, err))
+		httpapi.WriteError(w, httpapi.Errorf(http.StatusBadGateway, "", "read the %s of task %q: %w", stream, t.Info().Task, err))
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -103,7 +104,7 @@ func (u *upward) logs(w http.ResponseWriter, r *http.Request, t *Task) {
 		err = c.rest(r.Context())
 	}
 	if err != nil && r.Context().Err() == nil {
-		u.log.Debug("log not sent to its end", "alloc_id", t.Info().AllocID, "task", t.Info().Task, "error", err)
+		u.Log.Debug("log not sent to its end", "alloc_id", t.Info().AllocID, "task", t.Info().Task, "error", err)
 		panic(http.ErrAbortHandler) // the client must not take it for complete
 	}
 }

@@ -17,17 +17,19 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 // newMerged makes the API of all processes of the node. It has the paths of
 // upward, whose answers it gathers or passes on.
 func newMerged(s *server, p *peers) *server {
 	m := &merged{s, p}
-	s.mux.HandleFunc("GET /v1/health", m.health)
-	s.mux.HandleFunc("GET /metrics", m.metrics)
-	s.mux.HandleFunc("GET /v1/tasks", m.list)
-	s.mux.HandleFunc("/v1/tasks/{alloc}/{task}", m.passOn)
-	s.mux.HandleFunc("/v1/tasks/{alloc}/{task}/{rest...}", m.passOn)
+	s.Mux.HandleFunc("GET /v1/health", m.health)
+	s.Mux.HandleFunc("GET /metrics", m.metrics)
+	s.Mux.HandleFunc("GET /v1/tasks", m.list)
+	s.Mux.HandleFunc("/v1/tasks/{alloc}/{task}", m.passOn)
+	s.Mux.HandleFunc("/v1/tasks/{alloc}/{task}/{rest...}", m.passOn)
 	return s
 }
 
@@ -39,17 +41,17 @@ type merged struct {
 func (m *merged) list(w http.ResponseWriter, r *http.Request) {
 	all, refusal := m.peers.tasks(r.Context())
 	if refusal != nil {
-		writeError(w, refusal)
+		httpapi.WriteError(w, refusal)
 		return
 	}
-	writeJSON(w, http.StatusOK, all)
+	httpapi.WriteJSON(w, http.StatusOK, all)
 }
 
 // health answers 503 if a process does not answer.
 func (m *merged) health(w http.ResponseWriter, r *http.Request) {
 	answers, err := m.peers.ask(r.Context(), "/v1/health", "")
 	if err != nil {
-		writeError(w, Errorf(http.StatusServiceUnavailable, "", "%w", err))
+		httpapi.WriteError(w, httpapi.Errorf(http.StatusServiceUnavailable, "", "%w", err))
 		return
 	}
 	h, code := health{Ready: true, Drivers: []reply{}}, http.StatusOK
@@ -60,20 +62,20 @@ func (m *merged) health(w http.ResponseWriter, r *http.Request) {
 		}
 		h.Drivers = append(h.Drivers, one)
 	}
-	writeJSON(w, code, h)
+	httpapi.WriteJSON(w, code, h)
 }
 
 // passOn finds the process that has the task and passes the request on to it.
 func (m *merged) passOn(w http.ResponseWriter, r *http.Request) {
 	done, refusal := m.stream() // perhaps it is one, and the list must stay within reach
 	if refusal != nil {
-		writeError(w, refusal)
+		httpapi.WriteError(w, refusal)
 		return
 	}
 	defer done()
 	all, refusal := m.peers.tasks(r.Context())
 	if refusal != nil {
-		writeError(w, refusal)
+		httpapi.WriteError(w, refusal)
 		return
 	}
 	infos := make([]Info, len(all.Tasks))
@@ -82,12 +84,12 @@ func (m *merged) passOn(w http.ResponseWriter, r *http.Request) {
 	}
 	i, refusal := match(infos, r.PathValue("alloc"), r.PathValue("task"))
 	if refusal != nil {
-		writeError(w, orSilent(refusal, all.Drivers))
+		httpapi.WriteError(w, orSilent(refusal, all.Drivers))
 		return
 	}
 	target, err := withAlloc(r.URL, infos[i].AllocID)
 	if err != nil {
-		writeError(w, Errorf(http.StatusBadRequest, "", "the path is unreadable: %w", err))
+		httpapi.WriteError(w, httpapi.Errorf(http.StatusBadRequest, "", "the path is unreadable: %w", err))
 		return
 	}
 	driver := all.Tasks[i].Driver
@@ -101,9 +103,9 @@ func (m *merged) passOn(w http.ResponseWriter, r *http.Request) {
 		},
 		Transport:     transport,
 		FlushInterval: -1, // streams
-		ErrorLog:      m.log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+		ErrorLog:      m.Log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-			writeError(w, Errorf(http.StatusBadGateway, "", "ask the process of %s: %w", driver, err))
+			httpapi.WriteError(w, httpapi.Errorf(http.StatusBadGateway, "", "ask the process of %s: %w", driver, err))
 		},
 	}
 	proxy.ServeHTTP(w, r)
@@ -111,7 +113,7 @@ func (m *merged) passOn(w http.ResponseWriter, r *http.Request) {
 
 // orSilent says of a task that was not found which processes have not answered:
 // they may have it.
-func orSilent(refusal *Error, drivers []reply) *Error {
+func orSilent(refusal *httpapi.Error, drivers []reply) *httpapi.Error {
 	if refusal.Status != http.StatusNotFound {
 		return refusal
 	}
@@ -124,7 +126,7 @@ func orSilent(refusal *Error, drivers []reply) *Error {
 	if len(silent) == 0 {
 		return refusal
 	}
-	return Errorf(http.StatusBadGateway, "", "%s, as far as known: no answer from %s", refusal.Message, strings.Join(silent, ", "))
+	return httpapi.Errorf(http.StatusBadGateway, "", "%s, as far as known: no answer from %s", refusal.Message, strings.Join(silent, ", "))
 }
 
 // withAlloc is the URL of a task at its process: the whole ID of its
@@ -150,7 +152,7 @@ const upName = "nomad_lifecycle_endpoint_up"
 func (m *merged) metrics(w http.ResponseWriter, r *http.Request) {
 	answers, err := m.peers.ask(r.Context(), "/metrics", delimited())
 	if err != nil {
-		writeError(w, Errorf(http.StatusInternalServerError, "", "%w", err))
+		httpapi.WriteError(w, httpapi.Errorf(http.StatusInternalServerError, "", "%w", err))
 		return
 	}
 	families := make(map[string]*dto.MetricFamily)
@@ -162,7 +164,7 @@ func (m *merged) metrics(w http.ResponseWriter, r *http.Request) {
 		value := 1.0
 		if a.err != nil {
 			value = 0
-			m.log.Warn("metrics of a process left out", "driver", a.driver, "error", a.err)
+			m.Log.Warn("metrics of a process left out", "driver", a.driver, "error", a.err)
 		}
 		up.Metric = append(up.Metric, &dto.Metric{Label: driverLabel(nil, a.driver), Gauge: &dto.Gauge{Value: &value}})
 	}
@@ -174,7 +176,7 @@ func (m *merged) metrics(w http.ResponseWriter, r *http.Request) {
 	encoder := expfmt.NewEncoder(&body, format)
 	for _, name := range slices.Sorted(maps.Keys(families)) {
 		if err := encoder.Encode(families[name]); err != nil {
-			writeError(w, Errorf(http.StatusInternalServerError, "", "write metrics: %w", err))
+			httpapi.WriteError(w, httpapi.Errorf(http.StatusInternalServerError, "", "write metrics: %w", err))
 			return
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/shoenig/test/must"
 
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 	"github.com/nomad-patterns/nomad-patterns/plugin/lifecycle"
 )
 
@@ -86,7 +87,7 @@ func TestNode_Merged(t *testing.T) {
 	app := profiled.App.(*fakeApp)
 	app.info.Saves = true
 	app.save = func(context.Context) (Checkpoint, error) {
-		return Checkpoint{}, Errorf(503, "", "not now").after(time.Second)
+		return Checkpoint{}, httpapi.Errorf(503, "", "not now").After(time.Second)
 	}
 	startNode(t, cfg, "lifecycle-docker", profiled)
 	startNode(t, cfg, "lifecycle-exec", &Task{App: newApp(allocA, "proxy")}, &Task{App: newApp(allocC, "app")})
@@ -336,7 +337,7 @@ func TestNode_TokenStays(t *testing.T) {
 	startNode(t, cfg, "a")
 	mux := &http.ServeMux{}
 	mux.HandleFunc("/v1/tasks", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, 200, listing{Tasks: []status{{Info: Info{AllocID: allocA, Task: "app"}, Driver: "b"}}})
+		httpapi.WriteJSON(w, 200, listing{Tasks: []status{{Info: Info{AllocID: allocA, Task: "app"}, Driver: "b"}}})
 	})
 	mux.HandleFunc(pathA+"/state", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, r.Host, r.Header["Authorization"])

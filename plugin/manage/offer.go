@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 // Limits of what is passed on from a task.
@@ -30,7 +32,7 @@ func passed() []string {
 // passOn asks the task and copies its answer, whatever its status is. It
 // returns an error only if nothing has been written. Of the request only query
 // and wanted form are passed on, so no token and no cookie.
-func (o Offer) passOn(w http.ResponseWriter, r *http.Request) *Error {
+func (o Offer) passOn(w http.ResponseWriter, r *http.Request) *httpapi.Error {
 	limit := passLimit
 	if o.Kind == KindProfile {
 		extra, refusal := profileTime(r.URL.Query())
@@ -44,7 +46,7 @@ func (o Offer) passOn(w http.ResponseWriter, r *http.Request) *Error {
 	target := url.URL{Scheme: o.Scheme, Host: "localhost", Path: o.path(r), RawQuery: r.URL.RawQuery}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
 	if err != nil {
-		return Errorf(http.StatusInternalServerError, "", "build the request: %w", err)
+		return httpapi.Errorf(http.StatusInternalServerError, "", "build the request: %w", err)
 	}
 	for _, name := range []string{"Accept", "Accept-Encoding"} {
 		if v := r.Header.Values(name); len(v) > 0 {
@@ -56,19 +58,19 @@ func (o Offer) passOn(w http.ResponseWriter, r *http.Request) *Error {
 	resp, err := transport.RoundTrip(req) // without a client nothing follows redirects
 	if err != nil {
 		if ctx.Err() != nil && r.Context().Err() == nil {
-			return Errorf(http.StatusGatewayTimeout, "", "the task's %s did not answer within %s", o.Kind, limit)
+			return httpapi.Errorf(http.StatusGatewayTimeout, "", "the task's %s did not answer within %s", o.Kind, limit)
 		}
-		return Errorf(http.StatusBadGateway, "", "ask the task's %s: %w", o.Kind, err)
+		return httpapi.Errorf(http.StatusBadGateway, "", "ask the task's %s: %w", o.Kind, err)
 	}
 	defer func() { _ = resp.Body.Close() }() // what was read is passed on already
 	if resp.StatusCode < http.StatusOK {
-		return Errorf(http.StatusBadGateway, "", "the task's %s answers with status %d", o.Kind, resp.StatusCode)
+		return httpapi.Errorf(http.StatusBadGateway, "", "the task's %s answers with status %d", o.Kind, resp.StatusCode)
 	}
 	if resp.StatusCode >= 300 && resp.StatusCode <= 399 && resp.StatusCode != http.StatusNotModified {
-		return Errorf(http.StatusBadGateway, "", "the task's %s answers with a redirect (%d), which is not followed; write the path that it leads to into the job", o.Kind, resp.StatusCode)
+		return httpapi.Errorf(http.StatusBadGateway, "", "the task's %s answers with a redirect (%d), which is not followed; write the path that it leads to into the job", o.Kind, resp.StatusCode)
 	}
 	if resp.ContentLength > maxPassed {
-		return Errorf(http.StatusBadGateway, "", "the task's %s has %d bytes; at most %d are passed on", o.Kind, resp.ContentLength, maxPassed)
+		return httpapi.Errorf(http.StatusBadGateway, "", "the task's %s has %d bytes; at most %d are passed on", o.Kind, resp.ContentLength, maxPassed)
 	}
 	for _, name := range passed() {
 		if v := resp.Header.Values(name); len(v) > 0 {
@@ -100,14 +102,14 @@ func (o Offer) path(r *http.Request) string {
 }
 
 // profileTime is how long a profile takes by the parameter seconds.
-func profileTime(q url.Values) (time.Duration, *Error) {
+func profileTime(q url.Values) (time.Duration, *httpapi.Error) {
 	text := q.Get("seconds")
 	if text == "" {
 		return 0, nil
 	}
 	s, err := strconv.ParseFloat(text, 64)
 	if err != nil || !(s >= 0 && s <= maxProfile) {
-		return 0, Errorf(http.StatusBadRequest, "seconds", "%q is not within 0 and %d", text, maxProfile)
+		return 0, httpapi.Errorf(http.StatusBadRequest, "seconds", "%q is not within 0 and %d", text, maxProfile)
 	}
 	return time.Duration(s * float64(time.Second)), nil
 }

@@ -16,6 +16,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
+
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 const (
@@ -180,11 +182,11 @@ func (p *peers) removeStale(ctx context.Context) {
 }
 
 // tasks lists all tasks of the node, and what came of asking each process.
-func (p *peers) tasks(ctx context.Context) (listing, *Error) {
+func (p *peers) tasks(ctx context.Context) (listing, *httpapi.Error) {
 	out := listing{Tasks: []status{}, Drivers: []reply{}}
 	answers, err := p.ask(ctx, "/v1/tasks", "")
 	if err != nil {
-		return out, Errorf(http.StatusInternalServerError, "", "%w", err)
+		return out, httpapi.Errorf(http.StatusInternalServerError, "", "%w", err)
 	}
 	for _, a := range answers {
 		r := reply{Driver: a.driver}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 // Kind is what a task can offer to operators.
@@ -104,9 +106,9 @@ var allocPattern = regexp.MustCompile(`^[0-9a-f-]{8,36}$`)
 
 // match finds the one place of list at which the named task is. The list
 // must not have a task twice.
-func match(list []Info, alloc, task string) (int, *Error) {
+func match(list []Info, alloc, task string) (int, *httpapi.Error) {
 	if !allocPattern.MatchString(alloc) {
-		return 0, Errorf(http.StatusBadRequest, "", "%q is not the ID of an allocation, or at least its first 8 characters", alloc)
+		return 0, httpapi.Errorf(http.StatusBadRequest, "", "%q is not the ID of an allocation, or at least its first 8 characters", alloc)
 	}
 	found, ids := -1, []string{}
 	for i, info := range list {
@@ -116,10 +118,10 @@ func match(list []Info, alloc, task string) (int, *Error) {
 	}
 	switch len(ids) {
 	case 0:
-		return 0, Errorf(http.StatusNotFound, "", "there is no managed task %q of an allocation %s on this node", task, alloc)
+		return 0, httpapi.Errorf(http.StatusNotFound, "", "there is no managed task %q of an allocation %s on this node", task, alloc)
 	case 1:
 		return found, nil
 	default:
-		return 0, Errorf(http.StatusConflict, "", "%s is the beginning of several allocations: %s", alloc, strings.Join(ids, ", "))
+		return 0, httpapi.Errorf(http.StatusConflict, "", "%s is the beginning of several allocations: %s", alloc, strings.Join(ids, ", "))
 	}
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/nomad/api"
+
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 const (
@@ -35,7 +37,7 @@ const (
 )
 
 // Sentinels of what [Scaler.Replicate] returns, for errors.Is. All come within
-// an *[Error].
+// an *[httpapi.Error].
 var (
 	ErrBounds     = errors.New("outside the bounds")
 	ErrDenied     = errors.New("not permitted by Nomad")
@@ -69,7 +71,7 @@ type ScaleRequest struct {
 // Replicate changes the count of the task's group by Delta, within the task's
 // bounds and those of the job's scaling block. It takes turns with changes by
 // others, which takes at least a moment, and waits for a deployment to end, until
-// ctx ends; the error then says what it has waited for. It is an *[Error].
+// ctx ends; the error then says what it has waited for. It is an *[httpapi.Error].
 //
 // Every request that succeeds has changed the count by its Delta, however many
 // there are at once. One that fails has not, unless it is ErrUnknown.
@@ -107,14 +109,14 @@ func (s *Scaler) Replicate(ctx context.Context, r ScaleRequest) (Scaled, error) 
 	}
 }
 
-func (r ScaleRequest) check() *Error {
+func (r ScaleRequest) check() *httpapi.Error {
 	switch b := r.Task.Replicate; {
 	case b == nil:
-		return Errorf(http.StatusForbidden, "", noReplicate)
+		return httpapi.Errorf(http.StatusForbidden, "", noReplicate)
 	case r.Delta == 0:
-		return Errorf(http.StatusBadRequest, "delta", "0 changes nothing")
+		return httpapi.Errorf(http.StatusBadRequest, "delta", "0 changes nothing")
 	case r.Delta > b.Max || r.Delta < -b.Max:
-		return Errorf(http.StatusBadRequest, "delta", "%d is more than the %d that the job's replicate block lets the group have: %w", r.Delta, b.Max, ErrBounds)
+		return httpapi.Errorf(http.StatusBadRequest, "delta", "%d is more than the %d that the job's replicate block lets the group have: %w", r.Delta, b.Max, ErrBounds)
 	}
 	return nil
 }
@@ -124,7 +126,7 @@ func (r ScaleRequest) check() *Error {
 func (s *Scaler) try(ctx context.Context, r ScaleRequest, delta int64) (out Scaled, lost int64, err error) {
 	turn, done, ok := s.turns.take(ctx, r.Task.Namespace, r.Task.Job)
 	if !ok {
-		return out, 0, Errorf(http.StatusServiceUnavailable, "", "not done in time, because many ask at once: %w", ctx.Err()).after(retryLater)
+		return out, 0, httpapi.Errorf(http.StatusServiceUnavailable, "", "not done in time, because many ask at once: %w", ctx.Err()).After(retryLater)
 	}
 	defer done()
 	job, group, err := s.read(ctx, r)
@@ -154,7 +156,7 @@ func (s *Scaler) read(ctx context.Context, r ScaleRequest) (*api.Job, *api.TaskG
 		return nil, nil, r.explain(ctx, doingRead, err)
 	}
 	if job.JobModifyIndex == nil {
-		return nil, nil, Errorf(http.StatusBadGateway, "", doingRead+": the answer is no job; is the address Nomad's?")
+		return nil, nil, httpapi.Errorf(http.StatusBadGateway, "", doingRead+": the answer is no job; is the address Nomad's?")
 	}
 	why := unscalable(job)
 	if why == "" {
@@ -165,7 +167,7 @@ func (s *Scaler) read(ctx context.Context, r ScaleRequest) (*api.Job, *api.TaskG
 		}
 		why = fmt.Sprintf("has no group %q any more", r.Task.Group)
 	}
-	return nil, nil, Errorf(http.StatusConflict, "", "job %q %s: %w", r.Task.Job, why, ErrUnscalable)
+	return nil, nil, httpapi.Errorf(http.StatusConflict, "", "job %q %s: %w", r.Task.Job, why, ErrUnscalable)
 }
 
 // unscalable says why a job's groups have no count to change; "" if they have.
@@ -205,9 +207,9 @@ func (r ScaleRequest) bounded(group *api.TaskGroup, count int64) error {
 	low = max(low, 0)
 	switch {
 	case count > high || count > math.MaxInt32:
-		return Errorf(http.StatusConflict, "delta", "group %q has %d, and max is %d by %s: %w", r.Task.Group, *group.Count, high, highOf, ErrBounds)
+		return httpapi.Errorf(http.StatusConflict, "delta", "group %q has %d, and max is %d by %s: %w", r.Task.Group, *group.Count, high, highOf, ErrBounds)
 	case count < low:
-		return Errorf(http.StatusConflict, "delta", "group %q has %d, and min is %d by %s: %w", r.Task.Group, *group.Count, low, lowOf, ErrBounds)
+		return httpapi.Errorf(http.StatusConflict, "delta", "group %q has %d, and min is %d by %s: %w", r.Task.Group, *group.Count, low, lowOf, ErrBounds)
 	}
 	return nil
 }
@@ -242,7 +244,7 @@ func (s *Scaler) overwritten(ctx context.Context, r ScaleRequest, previous int64
 	const doing = "see whether another change was overwritten"
 	versions, _, _, err := s.nomad.Jobs().VersionsOpts(r.Task.Job, nil, (&api.QueryOptions{Namespace: r.Task.Namespace}).WithContext(ctx))
 	if err != nil {
-		return 0, Errorf(http.StatusBadGateway, "", "%s: %v; %w", doing, err, ErrUnknown)
+		return 0, httpapi.Errorf(http.StatusBadGateway, "", "%s: %v; %w", doing, err, ErrUnknown)
 	}
 	// The newest first: the one after ours is the one that we have changed.
 	for i, v := range versions {
@@ -259,7 +261,7 @@ func (s *Scaler) overwritten(ctx context.Context, r ScaleRequest, previous int64
 		}
 		return 0, nil // the group is new
 	}
-	return 0, Errorf(http.StatusBadGateway, "", "%s: the job has been changed so often since that Nomad has forgotten; %w", doing, ErrUnknown)
+	return 0, httpapi.Errorf(http.StatusBadGateway, "", "%s: the job has been changed so often since that Nomad has forgotten; %w", doing, ErrUnknown)
 }
 
 // What is done at Nomad, for errors.
@@ -268,7 +270,7 @@ const (
 	doingWrite = "scale the job"
 )
 
-// explain makes an *Error of what has come of asking Nomad.
+// explain makes an *httpapi.Error of what has come of asking Nomad.
 func (r ScaleRequest) explain(ctx context.Context, doing string, err error) error {
 	var answer api.UnexpectedResponseError
 	if !errors.As(err, &answer) {
@@ -277,33 +279,33 @@ func (r ScaleRequest) explain(ctx context.Context, doing string, err error) erro
 			code, why = http.StatusGatewayTimeout, ctx.Err()
 		}
 		if doing == doingWrite {
-			return Errorf(code, "", "%s: no answer of Nomad (%v); %w", doing, why, ErrUnknown)
+			return httpapi.Errorf(code, "", "%s: no answer of Nomad (%v); %w", doing, why, ErrUnknown)
 		}
-		return Errorf(code, "", "%s: no answer of Nomad: %w", doing, why)
+		return httpapi.Errorf(code, "", "%s: no answer of Nomad: %w", doing, why)
 	}
 	says := answer.Body()
 	has := func(text string) bool { return strings.Contains(says, text) }
 	switch code := answer.StatusCode(); {
 	case has(saysDeployment):
-		return Errorf(http.StatusServiceUnavailable, "", "Nomad lets no group of job %q be scaled while its deployment runs: %w", r.Task.Job, ErrBlocked).after(retryLater)
+		return httpapi.Errorf(http.StatusServiceUnavailable, "", "Nomad lets no group of job %q be scaled while its deployment runs: %w", r.Task.Job, ErrBlocked).After(retryLater)
 	case has(saysConflict):
-		return Errorf(http.StatusServiceUnavailable, "", "%s: %w", doing, ErrConflict).after(time.Second)
+		return httpapi.Errorf(http.StatusServiceUnavailable, "", "%s: %w", doing, ErrConflict).After(time.Second)
 	case has(saysDisabled):
-		return Errorf(http.StatusForbidden, "", "the operator has turned off scaling for tokens that are not management tokens (reject_job_registration): %w", ErrDenied)
+		return httpapi.Errorf(http.StatusForbidden, "", "the operator has turned off scaling for tokens that are not management tokens (reject_job_registration): %w", ErrDenied)
 	case code == http.StatusForbidden, has(saysDenied), has(saysNoToken):
-		return Errorf(http.StatusForbidden, "", "%s: Nomad refuses the token of the plugin: %w. "+
+		return httpapi.Errorf(http.StatusForbidden, "", "%s: Nomad refuses the token of the plugin: %w. "+
 			"It needs a policy with namespace %q { capabilities = [\"read-job\", \"scale-job\"] }; "+
 			"create it with \"nomad acl policy apply\", a token of it with \"nomad acl token create -policy=…\", and name its file in lifecycle { nomad { token_file = … } }",
 			doing, ErrDenied, r.Task.Namespace)
 	case code == http.StatusNotFound:
-		return Errorf(http.StatusConflict, "", "Nomad does not know job %q in namespace %q any more: %w", r.Task.Job, r.Task.Namespace, ErrUnscalable)
+		return httpapi.Errorf(http.StatusConflict, "", "Nomad does not know job %q in namespace %q any more: %w", r.Task.Job, r.Task.Namespace, ErrUnscalable)
 	case has(saysAbovePol), has(saysBelowPol), has(saysMaxCount):
-		return Errorf(http.StatusConflict, "delta", "%s: %w", says, ErrBounds)
+		return httpapi.Errorf(http.StatusConflict, "delta", "%s: %w", says, ErrBounds)
 	case has(saysNoLeader), code == http.StatusTooManyRequests:
-		return Errorf(http.StatusServiceUnavailable, "", "%s: %w", doing, err).after(retryLater)
+		return httpapi.Errorf(http.StatusServiceUnavailable, "", "%s: %w", doing, err).After(retryLater)
 	case doing == doingWrite && code >= http.StatusInternalServerError: // perhaps the leader was lost while it committed
-		return Errorf(http.StatusBadGateway, "", "%s: %v; %w", doing, err, ErrUnknown)
+		return httpapi.Errorf(http.StatusBadGateway, "", "%s: %v; %w", doing, err, ErrUnknown)
 	default:
-		return Errorf(http.StatusBadGateway, "", "%s: %w", doing, err)
+		return httpapi.Errorf(http.StatusBadGateway, "", "%s: %w", doing, err)
 	}
 }

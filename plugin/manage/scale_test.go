@@ -16,6 +16,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/nomad/api"
 	"github.com/shoenig/test/must"
+
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 // fakeNomad answers for one job as the servers of Nomad 1.11 do. Errors are
@@ -247,7 +249,7 @@ func TestScaler_Refusals(t *testing.T) {
 			n.answer = c.answer
 			out, err := replicate(t, cl, c.r, patience)
 			must.Eq(t, Scaled{}, out)
-			var e *Error
+			var e *httpapi.Error
 			must.True(t, errors.As(err, &e))
 			must.StrContains(t, err.Error(), c.want)
 			must.Eq(t, c.code, e.Status)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 	"github.com/nomad-patterns/nomad-patterns/plugin/lifecycle"
 )
 
@@ -42,11 +43,11 @@ func Serve(ctx context.Context, ln net.Listener, app App, opts Options) error {
 
 func newDownward(app App, opts Options) *downward {
 	d := &downward{server: newServer(opts.Logger), app: app, now: opts.Now}
-	d.mux.HandleFunc("GET /v1/{$}", d.index)
-	d.mux.HandleFunc("GET /v1/state", d.state)
-	d.mux.HandleFunc("GET /v1/events", d.events)
-	d.mux.HandleFunc("POST /v1/save", d.save)
-	d.mux.HandleFunc("POST /v1/replicate", d.replicate)
+	d.Mux.HandleFunc("GET /v1/{$}", d.index)
+	d.Mux.HandleFunc("GET /v1/state", d.state)
+	d.Mux.HandleFunc("GET /v1/events", d.events)
+	d.Mux.HandleFunc("POST /v1/save", d.save)
+	d.Mux.HandleFunc("POST /v1/replicate", d.replicate)
 	return d
 }
 
@@ -78,7 +79,7 @@ func (d *downward) index(w http.ResponseWriter, _ *http.Request) {
 	} else {
 		replicate.Refused = noReplicate
 	}
-	writeJSON(w, http.StatusOK, struct {
+	httpapi.WriteJSON(w, http.StatusOK, struct {
 		Info
 		Endpoints []endpoint `json:"endpoints"`
 	}{info, []endpoint{
@@ -90,13 +91,13 @@ func (d *downward) index(w http.ResponseWriter, _ *http.Request) {
 
 func (d *downward) state(w http.ResponseWriter, _ *http.Request) {
 	s, _ := d.app.Status()
-	writeJSON(w, http.StatusOK, statusOf(d.app, s, d.now()))
+	httpapi.WriteJSON(w, http.StatusOK, statusOf(d.app, s, d.now()))
 }
 
 func (d *downward) events(w http.ResponseWriter, r *http.Request) {
 	done, refusal := d.stream()
 	if refusal != nil {
-		writeError(w, refusal)
+		httpapi.WriteError(w, refusal)
 		return
 	}
 	defer done()
@@ -112,39 +113,39 @@ func (d *downward) save(w http.ResponseWriter, r *http.Request) { saveNow(w, r, 
 
 // saveNow saves a checkpoint for whoever asks.
 func saveNow(w http.ResponseWriter, r *http.Request, app App) {
-	if e := emptyRequest(r.Body); e != nil {
-		writeError(w, e)
+	if err := emptyRequest(r.Body); err != nil {
+		httpapi.WriteError(w, err)
 		return
 	}
 	if !app.Info().Saves {
-		writeError(w, Errorf(http.StatusConflict, "", noCheckpoint))
+		httpapi.WriteError(w, httpapi.Errorf(http.StatusConflict, "", noCheckpoint))
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), saveLimit)
 	defer cancel()
 	c, err := app.Save(ctx)
 	if err != nil {
-		writeError(w, appError(err))
+		httpapi.WriteError(w, appError(err))
 		return
 	}
-	writeJSON(w, http.StatusOK, c)
+	httpapi.WriteJSON(w, http.StatusOK, c)
 }
 
 func (d *downward) replicate(w http.ResponseWriter, r *http.Request) {
 	delta, refusal := replicateRequest(r.Body)
 	if refusal == nil && d.app.Info().Replicate == nil {
-		refusal = Errorf(http.StatusForbidden, "", noReplicate)
+		refusal = httpapi.Errorf(http.StatusForbidden, "", noReplicate)
 	}
 	if refusal != nil {
-		writeError(w, refusal)
+		httpapi.WriteError(w, refusal)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), replicateLimit)
 	defer cancel()
 	out, err := d.app.Replicate(ctx, delta)
 	if err != nil {
-		writeError(w, appError(err))
+		httpapi.WriteError(w, appError(err))
 		return
 	}
-	writeJSON(w, http.StatusOK, out)
+	httpapi.WriteJSON(w, http.StatusOK, out)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 	"github.com/nomad-patterns/nomad-patterns/plugin/lifecycle"
 )
 
@@ -24,11 +25,11 @@ type upward struct {
 func newUpward(s *server, driver string, registry *Registry, gatherer prometheus.Gatherer, now func() time.Time) *upward {
 	u := &upward{server: s, driver: driver, registry: registry, now: now}
 	const task = "/v1/tasks/{alloc}/{task}"
-	s.mux.HandleFunc("GET /v1/health", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusOK, health{Ready: true, Drivers: []reply{{Driver: driver}}})
+	s.Mux.HandleFunc("GET /v1/health", func(w http.ResponseWriter, _ *http.Request) {
+		httpapi.WriteJSON(w, http.StatusOK, health{Ready: true, Drivers: []reply{{Driver: driver}}})
 	})
-	s.mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{}))
-	s.mux.HandleFunc("GET /v1/tasks", u.list)
+	s.Mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{}))
+	s.Mux.HandleFunc("GET /v1/tasks", u.list)
 	u.handle("GET "+task, u.state)
 	u.handle("GET "+task+"/state", u.state)
 	u.handle("GET "+task+"/events", u.events)
@@ -43,7 +44,7 @@ func newUpward(s *server, driver string, registry *Registry, gatherer prometheus
 
 // handle routes a pattern with {alloc} and {task} to a handler of that task.
 func (u *upward) handle(pattern string, h func(http.ResponseWriter, *http.Request, *Task)) {
-	u.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+	u.Mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		tasks := u.registry.all()
 		infos := make([]Info, len(tasks))
 		for i, t := range tasks {
@@ -51,7 +52,7 @@ func (u *upward) handle(pattern string, h func(http.ResponseWriter, *http.Reques
 		}
 		i, refusal := match(infos, r.PathValue("alloc"), r.PathValue("task"))
 		if refusal != nil {
-			writeError(w, refusal)
+			httpapi.WriteError(w, refusal)
 			return
 		}
 		h(w, r, tasks[i])
@@ -81,7 +82,7 @@ func (u *upward) list(w http.ResponseWriter, _ *http.Request) {
 		s, _ := t.Status()
 		out.Tasks = append(out.Tasks, u.view(t, s))
 	}
-	writeJSON(w, http.StatusOK, out)
+	httpapi.WriteJSON(w, http.StatusOK, out)
 }
 
 // view describes a task with links to what it offers.
@@ -104,13 +105,13 @@ func (u *upward) view(t *Task, s lifecycle.Status) status {
 
 func (u *upward) state(w http.ResponseWriter, _ *http.Request, t *Task) {
 	s, _ := t.Status()
-	writeJSON(w, http.StatusOK, u.view(t, s))
+	httpapi.WriteJSON(w, http.StatusOK, u.view(t, s))
 }
 
 func (u *upward) events(w http.ResponseWriter, r *http.Request, t *Task) {
 	done, refusal := u.stream()
 	if refusal != nil {
-		writeError(w, refusal)
+		httpapi.WriteError(w, refusal)
 		return
 	}
 	defer done()
@@ -122,11 +123,11 @@ func (u *upward) passOn(k Kind) func(http.ResponseWriter, *http.Request, *Task) 
 	return func(w http.ResponseWriter, r *http.Request, t *Task) {
 		o, ok := t.offer(k)
 		if !ok {
-			writeError(w, Errorf(http.StatusNotFound, "", "task %q offers no %s: its job's lifecycle block has no manage { %s { … } }", t.Info().Task, k, k))
+			httpapi.WriteError(w, httpapi.Errorf(http.StatusNotFound, "", "task %q offers no %s: its job's lifecycle block has no manage { %s { … } }", t.Info().Task, k, k))
 			return
 		}
 		if refusal := o.passOn(w, r); refusal != nil {
-			writeError(w, refusal)
+			httpapi.WriteError(w, refusal)
 		}
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/nomad-patterns/nomad-patterns/agents/elector/config"
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
 	"github.com/nomad-patterns/nomad-patterns/election"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 func TestMain(m *testing.M) {
@@ -73,31 +74,31 @@ func fakeAgent(t *testing.T) (address string, seen *[]string) {
 		if r.URL.RawQuery == "" {
 			list = []election.Status{sample(), other()}
 		}
-		agent.WriteJSON(w, 200, map[string]any{"elections": list})
+		httpapi.WriteJSON(w, 200, map[string]any{"elections": list})
 	})
 	mux.HandleFunc("GET /v1/elections/{name}", func(w http.ResponseWriter, r *http.Request) {
 		switch r.PathValue("name") {
 		case "a":
-			agent.WriteJSON(w, 200, sample())
+			httpapi.WriteJSON(w, 200, sample())
 		case "orders-00":
-			agent.WriteJSON(w, 200, other())
+			httpapi.WriteJSON(w, 200, other())
 		case "broken":
 			w.WriteHeader(http.StatusBadGateway)
 		case "html":
 			_, _ = io.WriteString(w, "<html>")
 		default:
-			agent.WriteError(w, agent.Errorf(404, "", "election %q: no such election", r.PathValue("name")))
+			httpapi.WriteError(w, httpapi.Errorf(404, "", "election %q: no such election", r.PathValue("name")))
 		}
 	})
 	mux.HandleFunc("DELETE /v1/elections/{name}", func(w http.ResponseWriter, r *http.Request) {
 		if r.PathValue("name") != "a" {
-			agent.WriteJSON(w, 409, map[string]any{"error": "not the leader", "status": sample()})
+			httpapi.WriteJSON(w, 409, map[string]any{"error": "not the leader", "status": sample()})
 			return
 		}
-		agent.WriteJSON(w, 200, other())
+		httpapi.WriteJSON(w, 200, other())
 	})
 	mux.HandleFunc("GET /v1/elections/{name}/watch", func(w http.ResponseWriter, r *http.Request) {
-		s, err := agent.NewStream(w)
+		s, err := httpapi.OpenStream(w)
 		must.NoError(t, err)
 		for _, st := range []election.Status{sample(), sample(), other()} {
 			if s.Send("status", st) != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
 	"github.com/nomad-patterns/nomad-patterns/election"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 const (
@@ -73,16 +74,16 @@ func (c *client) open(ctx context.Context, method, path string) (*http.Response,
 		return nil, fmt.Errorf("read the agent's answer: %w", err)
 	}
 	var refusal struct {
-		agent.HTTPError
+		httpapi.Error
 		Status *election.Status `json:"status"`
 	}
 	if json.Unmarshal(body, &refusal) != nil || refusal.Message == "" {
 		return nil, fmt.Errorf("the agent at %s answered %s", c.Address, resp.Status)
 	}
 	if st := refusal.Status; st != nil && st.Leader != nil {
-		return nil, fmt.Errorf("%w; the leader is %s", &refusal.HTTPError, st.Leader.ID)
+		return nil, fmt.Errorf("%w; the leader is %s", &refusal.Error, st.Leader.ID)
 	}
-	return nil, &refusal.HTTPError
+	return nil, &refusal.Error
 }
 
 // do returns the body of an answer.

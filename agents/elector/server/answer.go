@@ -6,14 +6,14 @@ import (
 	"io"
 	"net/http"
 
-	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
 	"github.com/nomad-patterns/nomad-patterns/election"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 // refusal is an error that says besides how things are, so that the client need not
 // ask who leads instead.
 type refusal struct {
-	*agent.HTTPError
+	*httpapi.Error
 	Status *election.Status `json:"status"`
 }
 
@@ -38,9 +38,9 @@ func bodiless(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request, name string) {
 		switch _, err := io.ReadFull(r.Body, make([]byte, 1)); {
 		case err == nil:
-			fail(w, agent.Errorf(http.StatusBadRequest, "", "this request takes no body; parameters belong into the query"))
+			fail(w, httpapi.Errorf(http.StatusBadRequest, "", "this request takes no body; parameters belong into the query"))
 		case !errors.Is(err, io.EOF):
-			fail(w, agent.Errorf(http.StatusBadRequest, "", "read the body: %v", err))
+			fail(w, httpapi.Errorf(http.StatusBadRequest, "", "read the body: %v", err))
 		default:
 			h(w, r, name)
 		}
@@ -53,7 +53,7 @@ func getOnly(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request, name string) {
 		if r.Method == http.MethodHead {
 			w.Header().Set("Allow", http.MethodGet)
-			fail(w, agent.Errorf(http.StatusMethodNotAllowed, "", "HEAD is not possible on %s, but GET", r.URL.Path))
+			fail(w, httpapi.Errorf(http.StatusMethodNotAllowed, "", "HEAD is not possible on %s, but GET", r.URL.Path))
 			return
 		}
 		h(w, r, name)
@@ -61,38 +61,38 @@ func getOnly(h handler) handler {
 }
 
 // fail answers with an error of this package or of package election.
-func fail(w http.ResponseWriter, err error) { agent.WriteError(w, asAnswer(err)) }
+func fail(w http.ResponseWriter, err error) { httpapi.WriteError(w, asAnswer(err)) }
 
 // asAnswer gives an error the status that it stands for.
 func asAnswer(err error) error {
-	var answer *agent.HTTPError
+	var answer *httpapi.Error
 	var field *election.FieldError
 	switch {
 	case errors.As(err, &answer):
 		return err
 	case errors.As(err, &field):
-		return agent.Errorf(http.StatusBadRequest, field.Field, "%s", field.Problem)
+		return httpapi.Errorf(http.StatusBadRequest, field.Field, "%s", field.Problem)
 	case errors.Is(err, election.ErrUnknown), errors.Is(err, election.ErrLeft), errors.Is(err, election.ErrLeaseExpired):
-		return agent.Errorf(http.StatusNotFound, "", "%v", err)
+		return httpapi.Errorf(http.StatusNotFound, "", "%v", err)
 	case errors.Is(err, election.ErrUnknownCandidate):
-		return agent.Errorf(http.StatusNotFound, "to", "%v", err)
+		return httpapi.Errorf(http.StatusNotFound, "to", "%v", err)
 	case errors.Is(err, election.ErrNotLeader), errors.Is(err, election.ErrJoined):
-		return agent.Errorf(http.StatusConflict, "", "%v", err)
+		return httpapi.Errorf(http.StatusConflict, "", "%v", err)
 	case errors.Is(err, context.DeadlineExceeded):
-		return agent.Errorf(http.StatusServiceUnavailable, "", "not done in time: %v", err)
+		return httpapi.Errorf(http.StatusServiceUnavailable, "", "not done in time: %v", err)
 	default:
 		// What is left is that Consul did not do what it was asked for.
-		return agent.Errorf(http.StatusServiceUnavailable, "", "%v", err)
+		return httpapi.Errorf(http.StatusServiceUnavailable, "", "%v", err)
 	}
 }
 
 // refuse answers that this process does not lead, and who does.
 func (s *Server) refuse(w http.ResponseWriter, name, format string, args ...any) {
-	r := refusal{HTTPError: agent.Errorf(http.StatusConflict, "", format, args...)}
+	r := refusal{Error: httpapi.Errorf(http.StatusConflict, "", format, args...)}
 	if st, err := s.elector.Status(name); err == nil {
 		r.Status = &st
 	}
-	agent.WriteJSON(w, http.StatusConflict, r)
+	httpapi.WriteJSON(w, http.StatusConflict, r)
 }
 
 // answer sends the status of an election.
@@ -102,5 +102,5 @@ func (s *Server) answer(w http.ResponseWriter, code int, name string) {
 		fail(w, err)
 		return
 	}
-	agent.WriteJSON(w, code, st)
+	httpapi.WriteJSON(w, code, st)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
 	"github.com/nomad-patterns/nomad-patterns/election"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 // put makes this process a candidate and waits, if asked to, until it leads.
@@ -38,14 +39,14 @@ func (s *Server) put(w http.ResponseWriter, r *http.Request, name string) {
 	case err != nil:
 		fail(w, err)
 	case st.Self:
-		agent.WriteJSON(w, http.StatusOK, st)
+		httpapi.WriteJSON(w, http.StatusOK, st)
 	case wait != nil && *wait > 0 && st.Error != "":
 		// The candidate stays: it takes part as soon as it can.
-		agent.WriteJSON(w, http.StatusServiceUnavailable, refusal{
-			HTTPError: agent.Errorf(http.StatusServiceUnavailable, "", "cannot take part: %s", st.Error), Status: &st,
+		httpapi.WriteJSON(w, http.StatusServiceUnavailable, refusal{
+			Error: httpapi.Errorf(http.StatusServiceUnavailable, "", "cannot take part: %s", st.Error), Status: &st,
 		})
 	default:
-		agent.WriteJSON(w, http.StatusAccepted, st)
+		httpapi.WriteJSON(w, http.StatusAccepted, st)
 	}
 }
 
@@ -114,7 +115,7 @@ func (s *Server) delete(w http.ResponseWriter, r *http.Request, name string) {
 			// Only this candidate had known the election.
 			st = election.Status{Election: name, Observed: -1}
 		}
-		agent.WriteJSON(w, http.StatusOK, st)
+		httpapi.WriteJSON(w, http.StatusOK, st)
 	}
 }
 
@@ -143,5 +144,5 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 			answer.Elections = append(answer.Elections, st)
 		}
 	}
-	agent.WriteJSON(w, http.StatusOK, answer)
+	httpapi.WriteJSON(w, http.StatusOK, answer)
 }

@@ -1,12 +1,10 @@
 package server
 
 import (
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 
-	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 // Whatever a client sends, what is made of it stays below the election's own prefix and
@@ -23,7 +21,7 @@ func FuzzKV(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body string) {
 		var req kvRequest
-		if agent.DecodeJSON(httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body)), &req) != nil {
+		if httpapi.ReadJSON(strings.NewReader(body), &req) != nil {
 			return
 		}
 		ops, err := req.ops("p/x/")

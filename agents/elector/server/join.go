@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/nomad-patterns/nomad-patterns/agents/elector/hook"
-	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
 	"github.com/nomad-patterns/nomad-patterns/election"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 // origin is who made a candidate, and so who ends it.
@@ -67,7 +67,7 @@ func (s *Server) join(ctx context.Context, name string, w wish, by origin) (*joi
 		select {
 		case <-leaving:
 		case <-ctx.Done():
-			return nil, agent.Errorf(http.StatusServiceUnavailable, "", "the election is still being left; try again")
+			return nil, httpapi.Errorf(http.StatusServiceUnavailable, "", "the election is still being left; try again")
 		}
 	}
 }
@@ -77,7 +77,7 @@ func (s *Server) tryJoin(name string, w wish, by origin) (*join, <-chan struct{}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.draining {
-		return nil, nil, agent.Errorf(http.StatusServiceUnavailable, "", "this elector is draining and joins no elections")
+		return nil, nil, httpapi.Errorf(http.StatusServiceUnavailable, "", "this elector is draining and joins no elections")
 	}
 	if j := s.joins[name]; j != nil && !isDone(j.candidate) {
 		if j.leaving {
@@ -90,7 +90,7 @@ func (s *Server) tryJoin(name string, w wish, by origin) (*join, <-chan struct{}
 		case by == byHold && j.dropped != nil:
 			return nil, j.dropped, errLeaving
 		case by == byHold && j.held:
-			return nil, nil, agent.Errorf(http.StatusConflict, "", "another client holds this election already")
+			return nil, nil, httpapi.Errorf(http.StatusConflict, "", "another client holds this election already")
 		case by == byHold:
 			j.held = true
 		case j.origin == byHold:
@@ -146,11 +146,11 @@ func (j *join) matches(w wish) error {
 	o := j.candidate.Options()
 	switch {
 	case w.mode != nil && *w.mode != o.Mode:
-		return agent.Errorf(conflict, "mode", "the election is joined with mode %s; leave it first", o.Mode)
+		return httpapi.Errorf(conflict, "mode", "the election is joined with mode %s; leave it first", o.Mode)
 	case w.priority != nil && *w.priority != o.Priority:
-		return agent.Errorf(conflict, "priority", "the election is joined with priority %d; leave it first", o.Priority)
+		return httpapi.Errorf(conflict, "priority", "the election is joined with priority %d; leave it first", o.Priority)
 	case w.lease != nil && *w.lease != o.Lease:
-		return agent.Errorf(conflict, "lease", "the election is joined with a lease of %s; leave it first", o.Lease)
+		return httpapi.Errorf(conflict, "lease", "the election is joined with a lease of %s; leave it first", o.Lease)
 	}
 	return nil
 }
@@ -162,7 +162,7 @@ func (s *Server) joined(name string) (*join, error) {
 	if j := s.joins[name]; j != nil && !isDone(j.candidate) {
 		return j, nil
 	}
-	return nil, agent.Errorf(http.StatusNotFound, "", "this elector is no candidate in election %q", name)
+	return nil, httpapi.Errorf(http.StatusNotFound, "", "this elector is no candidate in election %q", name)
 }
 
 // stays says whether a resignation leaves the candidate in the election.

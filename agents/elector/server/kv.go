@@ -15,6 +15,7 @@ import (
 
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
 	"github.com/nomad-patterns/nomad-patterns/election"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 const (
@@ -85,17 +86,17 @@ func (s *Server) kv(w http.ResponseWriter, r *http.Request, name string) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 	switch {
 	case err != nil:
-		fail(w, agent.Errorf(http.StatusBadRequest, "", "read the body: %v", err))
+		fail(w, httpapi.Errorf(http.StatusBadRequest, "", "read the body: %v", err))
 		return
 	case len(body) > maxBody:
-		fail(w, agent.Errorf(http.StatusRequestEntityTooLarge, "", "the body is larger than %d KiB", maxBody>>10))
+		fail(w, httpapi.Errorf(http.StatusRequestEntityTooLarge, "", "the body is larger than %d KiB", maxBody>>10))
 		return
 	case !utf8.Valid(body): // which the decoder would replace
-		fail(w, agent.Errorf(http.StatusBadRequest, "", "the body is not UTF-8; use value_base64 for bytes"))
+		fail(w, httpapi.Errorf(http.StatusBadRequest, "", "the body is not UTF-8; use value_base64 for bytes"))
 		return
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	if err := agent.DecodeJSON(r, &req); err != nil {
+	if err := httpapi.ReadJSON(r.Body, &req); err != nil {
 		fail(w, err)
 		return
 	}
@@ -131,7 +132,7 @@ func (s *Server) kv(w http.ResponseWriter, r *http.Request, name string) {
 		fail(w, err)
 		return
 	}
-	agent.WriteJSON(w, http.StatusOK, struct {
+	httpapi.WriteJSON(w, http.StatusOK, struct {
 		Results []kvResult `json:"results"`
 		Token   uint64     `json:"token"`
 	}{req.results(pairs, prefix), l.Token()})
@@ -140,17 +141,17 @@ func (s *Server) kv(w http.ResponseWriter, r *http.Request, name string) {
 // ops checks the request and makes the operations of Consul. The error is an answer.
 func (r kvRequest) ops(prefix string) (api.KVTxnOps, error) {
 	if n := len(r.Ops); n < 1 || n > maxOps {
-		return nil, agent.Errorf(http.StatusBadRequest, fieldOps, "%d operations; 1 to %d are possible", n, maxOps)
+		return nil, httpapi.Errorf(http.StatusBadRequest, fieldOps, "%d operations; 1 to %d are possible", n, maxOps)
 	}
 	ops := make(api.KVTxnOps, 0, 2*len(r.Ops))
 	size := 0
 	for i, o := range r.Ops {
 		op, field, problem := o.parse(prefix)
 		if problem != "" {
-			return nil, agent.Errorf(http.StatusBadRequest, opField(i, field), "%s", problem)
+			return nil, httpapi.Errorf(http.StatusBadRequest, opField(i, field), "%s", problem)
 		}
 		if size += base64.StdEncoding.EncodedLen(len(op.Value)) + len(op.Key); size > maxTxn {
-			return nil, agent.Errorf(http.StatusRequestEntityTooLarge, opField(i, "value"),
+			return nil, httpapi.Errorf(http.StatusRequestEntityTooLarge, opField(i, "value"),
 				"keys and values up to here have more than %d KiB in base64, which is what fits into one transaction", maxTxn>>10)
 		}
 		if op.Verb == api.KVDeleteCAS {
@@ -162,7 +163,7 @@ func (r kvRequest) ops(prefix string) (api.KVTxnOps, error) {
 		ops = append(ops, op)
 	}
 	if len(ops) > maxTxnOps {
-		return nil, agent.Errorf(http.StatusBadRequest, fieldOps, "delete-cas counts twice, and in all there are %d operations, more than %d", len(ops), maxTxnOps)
+		return nil, httpapi.Errorf(http.StatusBadRequest, fieldOps, "delete-cas counts twice, and in all there are %d operations, more than %d", len(ops), maxTxnOps)
 	}
 	return ops, nil
 }
@@ -174,11 +175,11 @@ func (r kvRequest) conflict(err error) error {
 	if _, serr := fmt.Sscanf(err.Error(), "operation %d:", &n); serr == nil {
 		for i, o := range r.Ops {
 			if n -= o.count(); n < 0 {
-				return agent.Errorf(http.StatusConflict, fieldOps+"["+strconv.Itoa(i)+"]", "%s of %q was refused, and nothing was written: %v", o.Verb, o.Key, err)
+				return httpapi.Errorf(http.StatusConflict, fieldOps+"["+strconv.Itoa(i)+"]", "%s of %q was refused, and nothing was written: %v", o.Verb, o.Key, err)
 			}
 		}
 	}
-	return agent.Errorf(http.StatusConflict, fieldOps, "nothing was written: %v", err)
+	return httpapi.Errorf(http.StatusConflict, fieldOps, "nothing was written: %v", err)
 }
 
 // count is how many operations of Consul it is.

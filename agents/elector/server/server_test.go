@@ -18,8 +18,8 @@ import (
 
 	"github.com/nomad-patterns/nomad-patterns/agents/elector/catalog"
 	"github.com/nomad-patterns/nomad-patterns/agents/elector/hook"
-	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
 	"github.com/nomad-patterns/nomad-patterns/election"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 // What cannot be is refused, with the field that is to blame.
@@ -319,7 +319,7 @@ func TestTerm(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			w := httptest.NewRecorder()
-			stream, err := agent.NewStream(w)
+			stream, err := httpapi.OpenStream(w)
 			must.NoError(t, err)
 			tc.lead(&holder{s: l.Server, name: "x", stream: stream}, newTerm())
 			e := events{lines: bufio.NewScanner(w.Body)}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
 	"github.com/nomad-patterns/nomad-patterns/election"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 // watch sends the status of an election now, at each change, and again from time to
@@ -19,7 +20,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, name string) {
 	}
 	s.watches.Add(1)
 	defer s.watches.Add(-1)
-	stream, err := agent.NewStream(w)
+	stream, err := httpapi.OpenStream(w)
 	if err != nil {
 		return // nobody is left to be told
 	}
@@ -75,7 +76,7 @@ func (s *Server) hold(w http.ResponseWriter, r *http.Request, name string) {
 	s.holds.Add(1)
 	defer s.holds.Add(-1)
 	defer s.drop(r.Context(), j)
-	stream, err := agent.NewStream(w)
+	stream, err := httpapi.OpenStream(w)
 	if err != nil {
 		return
 	}
@@ -107,7 +108,7 @@ type holder struct {
 	s      *Server
 	j      *join
 	name   string
-	stream *agent.Stream
+	stream *httpapi.Stream
 }
 
 // wait sends "candidate" until this process leads. It returns nil if the stream is

@@ -2,14 +2,14 @@ package agent
 
 import (
 	"crypto/sha256"
-	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"net/http"
 	"os"
-	"strings"
 	"sync/atomic"
+
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 // healthPath needs no token, so that Consul's checks and load balancers can ask.
@@ -86,22 +86,16 @@ func (a *access) serverTLS() *tls.Config {
 }
 
 // check refuses requests without the token and those of foreign web pages.
-func (a *access) check(r *http.Request) *HTTPError {
+func (a *access) check(r *http.Request) *httpapi.Error {
 	// As if each request changed something: it lets GET pass, and streams have effects.
 	asPost := *r
 	asPost.Method = http.MethodPost
 	if err := a.cross.Check(&asPost); err != nil {
-		return Errorf(http.StatusForbidden, "", "%v", err)
+		return httpapi.Errorf(http.StatusForbidden, "", "%v", err)
 	}
 	want := a.token.Load()
-	if want == nil || r.URL.Path == healthPath {
-		return nil
-	}
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	// Hashes have the same length, which the comparison would otherwise tell.
-	got := sha256.Sum256([]byte(strings.TrimSpace(token)))
-	if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
-		return Errorf(http.StatusUnauthorized, "", "send the token of this agent's token_file as Authorization: Bearer")
+	if want != nil && r.URL.Path != healthPath && !httpapi.HasToken(r, *want) {
+		return httpapi.Errorf(http.StatusUnauthorized, "", "send the token of this agent's token_file as Authorization: Bearer")
 	}
 	return nil
 }

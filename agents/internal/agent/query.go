@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 // Query reads the parameters of a request. The first mistake is kept.
@@ -23,7 +25,7 @@ func NewQuery(r *http.Request, known ...string) *Query {
 		return q
 	}
 	if q.Values, q.err = url.ParseQuery(r.URL.RawQuery); q.err != nil {
-		q.err = Errorf(http.StatusBadRequest, "", "the query of the URL is malformed: %v", q.err)
+		q.err = httpapi.Errorf(http.StatusBadRequest, "", "the query of the URL is malformed: %v", q.err)
 		return q
 	}
 	for name, values := range q.Values {
@@ -41,13 +43,13 @@ func NewQuery(r *http.Request, known ...string) *Query {
 	return q
 }
 
-// Err is the first mistake, an *HTTPError, or nil.
+// Err is the first mistake, an *httpapi.Error, or nil.
 func (q *Query) Err() error { return q.err }
 
 // Failf notes a mistake in a parameter.
 func (q *Query) Failf(field, format string, args ...any) {
 	if q.err == nil {
-		q.err = Errorf(http.StatusBadRequest, field, format, args...)
+		q.err = httpapi.Errorf(http.StatusBadRequest, field, format, args...)
 	}
 }
 

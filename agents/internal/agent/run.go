@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -27,7 +26,7 @@ func (a *Agent) run(ctx context.Context, signals <-chan os.Signal) error {
 	defer a.background.Wait()
 	requests, endRequests := context.WithCancel(context.Background())
 	defer endRequests()
-	api := a.server(http.HandlerFunc(a.serveAPI))
+	api := a.server(a.handler())
 	api.BaseContext = func(net.Listener) context.Context { return requests }
 	failed := make(chan error, 2)
 	a.background.Go(func() {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/shoenig/test/must"
+
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 func TestSignalDrains(t *testing.T) {
@@ -18,7 +20,7 @@ func TestSignalDrains(t *testing.T) {
 		Drain: func(context.Context) error { close(begun); <-proceed; return nil },
 	}, map[string]http.HandlerFunc{
 		"GET /stream": func(w http.ResponseWriter, r *http.Request) {
-			if _, err := NewStream(w); err != nil {
+			if _, err := httpapi.OpenStream(w); err != nil {
 				t.Error(err)
 			}
 			<-r.Context().Done() // the end of the agent

@@ -10,7 +10,7 @@ import (
 	"net/http"
 	"strconv"
 
-	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 	"github.com/nomad-patterns/nomad-patterns/queue"
 )
 
@@ -28,7 +28,7 @@ func readBatch(body []byte, ctype string) (batch, error) {
 	media, _, err := mime.ParseMediaType(ctype)
 	switch {
 	case ctype != "" && err != nil:
-		return b, agent.Errorf(http.StatusBadRequest, "", "the Content-Type is malformed: %v", err)
+		return b, httpapi.Errorf(http.StatusBadRequest, "", "the Content-Type is malformed: %v", err)
 	case media == ndjson:
 		b.lines = []int{}
 		line := 0
@@ -41,21 +41,21 @@ func readBatch(body []byte, ctype string) (batch, error) {
 				return b, tooMany(queue.MaxBatch + 1)
 			}
 			var it queue.Item
-			if err := agent.ReadJSON(bytes.NewReader(text), &it); err != nil {
+			if err := httpapi.ReadJSON(bytes.NewReader(text), &it); err != nil {
 				return b, inLine(line, err)
 			}
 			b.items, b.lines = append(b.items, it), append(b.lines, line)
 		}
 	default:
 		var in queue.Batch
-		if err := agent.ReadJSON(bytes.NewReader(body), &in); err != nil {
+		if err := httpapi.ReadJSON(bytes.NewReader(body), &in); err != nil {
 			return b, err
 		}
 		b.items = in.Items
 	}
 	switch n := len(b.items); {
 	case n == 0:
-		return b, agent.Errorf(http.StatusBadRequest, "items", "there are none")
+		return b, httpapi.Errorf(http.StatusBadRequest, "items", "there are none")
 	case n > queue.MaxBatch:
 		return b, tooMany(n)
 	}
@@ -68,7 +68,7 @@ func tooMany(n int) error {
 
 // inLine says in which line of NDJSON a mistake is.
 func inLine(line int, err error) error {
-	return agent.Errorf(http.StatusBadRequest, "line "+strconv.Itoa(line), "%v", err)
+	return httpapi.Errorf(http.StatusBadRequest, "line "+strconv.Itoa(line), "%v", err)
 }
 
 // blame says in which item a mistake is that the broker has found.
@@ -80,7 +80,7 @@ func (b *batch) blame(i int, err error) error {
 	case b.lines != nil:
 		return inLine(b.lines[i], field)
 	default:
-		return agent.Errorf(http.StatusBadRequest, "items["+strconv.Itoa(i)+"]."+field.Field, "%s", field.Problem)
+		return httpapi.Errorf(http.StatusBadRequest, "items["+strconv.Itoa(i)+"]."+field.Field, "%s", field.Problem)
 	}
 }
 
@@ -229,7 +229,7 @@ func (s *Server) enqueueParts(r *request, b *batch, places []int, shards int) er
 	}
 	if n > 0 {
 		// It must not be sent again as if nothing had been done.
-		return agent.Errorf(http.StatusServiceUnavailable, "", "%d of %d items were added, and the others perhaps not: %v", n, len(all), err)
+		return httpapi.Errorf(http.StatusServiceUnavailable, "", "%d of %d items were added, and the others perhaps not: %v", n, len(all), err)
 	}
 	return err
 }

@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 	"github.com/nomad-patterns/nomad-patterns/queue"
 )
 
@@ -204,7 +204,7 @@ func (s *Server) redrive(r *request) error {
 	parts := map[int][]queue.ID{}
 	if in.IDs != nil {
 		if len(in.IDs) > queue.MaxBatch {
-			return agent.Errorf(http.StatusBadRequest, "ids", "%d of them are more than %d", len(in.IDs), queue.MaxBatch)
+			return httpapi.Errorf(http.StatusBadRequest, "ids", "%d of them are more than %d", len(in.IDs), queue.MaxBatch)
 		}
 		ks = ks[:0]
 		for _, id := range in.IDs {
@@ -290,7 +290,7 @@ func (s *Server) setRecurring(r *request) error {
 	}
 	name := r.PathValue("name")
 	if in.Name != "" && in.Name != name {
-		return agent.Errorf(http.StatusBadRequest, "name", "%q is not the name in the URL, %q", in.Name, name)
+		return httpapi.Errorf(http.StatusBadRequest, "name", "%q is not the name in the URL, %q", in.Name, name)
 	}
 	in.Name = name
 	home := ks[0]
@@ -336,7 +336,7 @@ func (s *Server) deleteRecurring(r *request) error {
 		found = found || had
 	}
 	if !found {
-		return agent.Errorf(http.StatusNotFound, "name", "there is no recurring item %q", name)
+		return httpapi.Errorf(http.StatusNotFound, "name", "there is no recurring item %q", name)
 	}
 	return r.answer(struct{}{})
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 	"github.com/nomad-patterns/nomad-patterns/queue"
 )
 
@@ -54,7 +55,7 @@ type passedError struct {
 }
 
 func (e *passedError) Error() string {
-	var said agent.HTTPError
+	var said httpapi.Error
 	if json.Unmarshal(e.body, &said) == nil && said.Message != "" {
 		return said.Error()
 	}

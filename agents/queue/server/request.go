@@ -8,6 +8,7 @@ import (
 	"net/http"
 
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 	"github.com/nomad-patterns/nomad-patterns/queue"
 )
 
@@ -53,7 +54,7 @@ func (r *request) known(names ...string) *agent.Query {
 func (r *request) read() error {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		return agent.Errorf(http.StatusBadRequest, "", "read the body: %v", err)
+		return httpapi.Errorf(http.StatusBadRequest, "", "read the body: %v", err)
 	}
 	r.body = body
 	return nil
@@ -64,7 +65,7 @@ func (r *request) decode(into any, empty bool) error {
 	if err := r.read(); err != nil || empty && len(bytes.TrimSpace(r.body)) == 0 {
 		return err
 	}
-	return agent.ReadJSON(bytes.NewReader(r.body), into)
+	return httpapi.ReadJSON(bytes.NewReader(r.body), into)
 }
 
 // shard reads the parameter shard; -1: not given.
@@ -77,7 +78,7 @@ func shardOf(q *agent.Query) int {
 
 // answer sends a value as JSON.
 func (r *request) answer(value any) error {
-	agent.WriteJSON(r.w, http.StatusOK, value)
+	httpapi.WriteJSON(r.w, http.StatusOK, value)
 	return nil
 }
 
@@ -112,30 +113,30 @@ func (s *Server) fail(w http.ResponseWriter, err error, forwarded bool) {
 		passed.relay(w)
 		return
 	case errors.As(err, &away) && forwarded:
-		agent.WriteJSON(w, http.StatusMisdirectedRequest, struct {
-			*agent.HTTPError
+		httpapi.WriteJSON(w, http.StatusMisdirectedRequest, struct {
+			*httpapi.Error
 			Leader string `json:"leader,omitempty"`
-		}{agent.Errorf(http.StatusMisdirectedRequest, "", "%v", away), away.Leader})
+		}{httpapi.Errorf(http.StatusMisdirectedRequest, "", "%v", away), away.Leader})
 		return
 	}
 	answer, later := asAnswer(err)
 	if later {
 		w.Header().Set("Retry-After", "1")
 	}
-	agent.WriteError(w, answer)
+	httpapi.WriteError(w, answer)
 }
 
 // asAnswer gives an error the status that it stands for. Later says that certainly nothing
 // was done, and that it will be possible soon.
-func asAnswer(err error) (answer *agent.HTTPError, later bool) {
+func asAnswer(err error) (answer *httpapi.Error, later bool) {
 	var field *queue.FieldError
-	code := func(status int) *agent.HTTPError { return agent.Errorf(status, "", "%v", err) }
+	code := func(status int) *httpapi.Error { return httpapi.Errorf(status, "", "%v", err) }
 	var away *queue.NotLeaderError
 	switch {
 	case errors.As(err, &answer):
 		return answer, false
 	case errors.As(err, &field):
-		return agent.Errorf(http.StatusBadRequest, field.Field, "%s", field.Problem), false
+		return httpapi.Errorf(http.StatusBadRequest, field.Field, "%s", field.Problem), false
 	case errors.Is(err, queue.ErrUnknownQueue), errors.Is(err, queue.ErrUnknownItem):
 		return code(http.StatusNotFound), false
 	case errors.Is(err, queue.ErrSealed):
@@ -147,7 +148,7 @@ func asAnswer(err error) (answer *agent.HTTPError, later bool) {
 	case errors.As(err, &away), errors.Is(err, errNotDone), errors.Is(err, errDraining):
 		return code(http.StatusServiceUnavailable), true
 	case errors.Is(err, queue.ErrNotLeader), errors.Is(err, errUnsure), errors.Is(err, context.DeadlineExceeded):
-		return agent.Errorf(http.StatusServiceUnavailable, "", "it may have been done: %v", err), false
+		return httpapi.Errorf(http.StatusServiceUnavailable, "", "it may have been done: %v", err), false
 	default:
 		// What is left is that Consul did not do what it was asked for.
 		return code(http.StatusServiceUnavailable), false

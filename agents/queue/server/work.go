@@ -9,7 +9,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 	"github.com/nomad-patterns/nomad-patterns/queue"
 )
 
@@ -37,7 +37,7 @@ func (s *Server) claim(r *request) error {
 		return err
 	}
 	if w := time.Duration(req.Wait); w < 0 || w > queue.MaxWait {
-		return agent.Errorf(http.StatusBadRequest, "wait", "%v is not between 0s and %v", w, queue.MaxWait)
+		return httpapi.Errorf(http.StatusBadRequest, "wait", "%v is not between 0s and %v", w, queue.MaxWait)
 	}
 	res, err := s.claimAnywhere(r, req)
 	if err != nil {
@@ -187,11 +187,11 @@ func (s *Server) acking(without queue.Action) func(r *request) error {
 		if err := r.read(); err != nil {
 			return err
 		}
-		if err := agent.ReadJSON(bytes.NewReader(r.body), &in); err != nil {
+		if err := httpapi.ReadJSON(bytes.NewReader(r.body), &in); err != nil {
 			return err
 		}
 		if n := len(in.Acks); n < 1 || n > queue.MaxBatch {
-			return agent.Errorf(http.StatusBadRequest, "acks", "%d of them; 1 to %d are possible", n, queue.MaxBatch)
+			return httpapi.Errorf(http.StatusBadRequest, "acks", "%d of them; 1 to %d are possible", n, queue.MaxBatch)
 		}
 		for i := range in.Acks {
 			if in.Acks[i].Action == "" {
@@ -309,7 +309,7 @@ func (s *Server) cancelItems(r *request) error {
 		return err
 	}
 	if n := len(in.IDs); n < 1 || n > queue.MaxBatch {
-		return agent.Errorf(http.StatusBadRequest, "ids", "%d of them; 1 to %d are possible", n, queue.MaxBatch)
+		return httpapi.Errorf(http.StatusBadRequest, "ids", "%d of them; 1 to %d are possible", n, queue.MaxBatch)
 	}
 	out, err := byShard(s, r, in.IDs, func(id *queue.ID) int { return id.Shard }, func(part []queue.ID) (errand, error) {
 		e, err := errandFor(http.MethodPost, "/cancel", queue.IDs{IDs: part})

@@ -19,6 +19,7 @@ import (
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/gather"
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/server"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 func TestMain(m *testing.M) {
@@ -96,7 +97,7 @@ func fakeAgent(t *testing.T) (address string, seen *[]string) {
 		panic(http.ErrAbortHandler)
 	})
 	mux.HandleFunc("/v1/routes", func(w http.ResponseWriter, _ *http.Request) {
-		agent.WriteJSON(w, 200, map[string]any{"routes": routes()})
+		httpapi.WriteJSON(w, 200, map[string]any{"routes": routes()})
 	})
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)

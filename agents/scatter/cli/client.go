@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 const (
@@ -77,7 +78,7 @@ func (c *client) refused(resp *http.Response) error {
 	if err != nil {
 		return fmt.Errorf("read the agent's answer: %w", err)
 	}
-	var refusal agent.HTTPError
+	var refusal httpapi.Error
 	if json.Unmarshal(body, &refusal) == nil && refusal.Message != "" {
 		return errors.New(printable(refusal.Error()))
 	}

@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"sync"
 
-	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 // gate is what requests to routes pass, until it is closed. The zero gate is open.
@@ -23,7 +23,7 @@ func (g *gate) pass(h http.Handler) http.Handler {
 		if !g.enter() {
 			w.Header().Set("Retry-After", "1")
 			w.Header().Set("Connection", "close") // the next one finds another root
-			agent.WriteError(w, agent.Errorf(http.StatusServiceUnavailable, "", "this root is about to end"))
+			httpapi.WriteError(w, httpapi.Errorf(http.StatusServiceUnavailable, "", "this root is about to end"))
 			return
 		}
 		defer g.leave()

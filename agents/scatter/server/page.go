@@ -7,9 +7,9 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/page"
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/gather"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 //go:embed page.html
@@ -40,7 +40,7 @@ func (s *Server) servePage(w http.ResponseWriter, _ *http.Request) {
 		Routes    []RouteStatus
 	}{"Routes", s.cfg.ID, about, s.Status()})
 	if err != nil {
-		agent.WriteError(w, agent.Errorf(http.StatusInternalServerError, "", "%v", err))
+		httpapi.WriteError(w, httpapi.Errorf(http.StatusInternalServerError, "", "%v", err))
 		return
 	}
 	page.Write(w, b)

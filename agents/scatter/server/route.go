@@ -14,10 +14,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/gather"
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/merge"
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/tracing"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 // Headers of requests and answers, besides those of package gather.
@@ -166,12 +166,12 @@ func (rt *route) request(r *http.Request) (*gather.Request, error) {
 		return nil, err
 	}
 	if int(depth) >= rt.MaxDepth {
-		return nil, agent.Errorf(http.StatusLoopDetected, DepthHeader, "the request has passed %d roots, and %d are the limit", int(depth), rt.MaxDepth)
+		return nil, httpapi.Errorf(http.StatusLoopDetected, DepthHeader, "the request has passed %d roots, and %d are the limit", int(depth), rt.MaxDepth)
 	}
 	path := h.Get(PathHeader)
 	for name := range strings.SplitSeq(path, ",") {
 		if strings.TrimSpace(name) == rt.self {
-			return nil, agent.Errorf(http.StatusLoopDetected, PathHeader, "the request has passed this root, %q, already", rt.self)
+			return nil, httpapi.Errorf(http.StatusLoopDetected, PathHeader, "the request has passed this root, %q, already", rt.self)
 		}
 	}
 	req := &gather.Request{Method: r.Method, URL: r.URL, Header: make(http.Header, len(h)+4)}
@@ -180,7 +180,7 @@ func (rt *route) request(r *http.Request) (*gather.Request, error) {
 	}
 	req.Again = rt.Idempotent || r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions
 	if req.MinCoverage, err = number(h, CoverageWantedHeader); err == nil && h.Get(CoverageWantedHeader) != "" && !(req.MinCoverage > 0 && req.MinCoverage <= 1) {
-		err = agent.Errorf(http.StatusBadRequest, CoverageWantedHeader, "%q is not more than 0 and at most 1", h.Get(CoverageWantedHeader))
+		err = httpapi.Errorf(http.StatusBadRequest, CoverageWantedHeader, "%q is not more than 0 and at most 1", h.Get(CoverageWantedHeader))
 	}
 	if err != nil {
 		return nil, err
@@ -192,7 +192,7 @@ func (rt *route) request(r *http.Request) (*gather.Request, error) {
 	}
 	if r.Body != nil {
 		if req.Body, err = io.ReadAll(r.Body); err != nil { // it has been read before, so this is memory only
-			return nil, agent.Errorf(http.StatusBadRequest, "", "read the body: %v", err)
+			return nil, httpapi.Errorf(http.StatusBadRequest, "", "read the body: %v", err)
 		}
 	}
 	connection := h.Values("Connection")
@@ -236,7 +236,7 @@ func number(h http.Header, name string) (float64, error) {
 	}
 	v, err := strconv.ParseFloat(text, 64)
 	if err != nil || !(v >= 0 && v < 1<<20) {
-		return 0, agent.Errorf(http.StatusBadRequest, name, "%q is not a number", text)
+		return 0, httpapi.Errorf(http.StatusBadRequest, name, "%q is not a number", text)
 	}
 	return v, nil
 }
@@ -246,10 +246,10 @@ func timeout(h http.Header) (time.Duration, error) {
 	if text := h.Get(gather.TimeoutHeader); text != "" {
 		d, err := time.ParseDuration(text)
 		if err != nil {
-			return 0, agent.Errorf(http.StatusBadRequest, gather.TimeoutHeader, "%q is not a time such as 250ms", text)
+			return 0, httpapi.Errorf(http.StatusBadRequest, gather.TimeoutHeader, "%q is not a time such as 250ms", text)
 		}
 		if d <= 0 {
-			return 0, agent.Errorf(http.StatusGatewayTimeout, gather.TimeoutHeader, "the deadline is over")
+			return 0, httpapi.Errorf(http.StatusGatewayTimeout, gather.TimeoutHeader, "the deadline is over")
 		}
 		return d, nil
 	}
@@ -261,7 +261,7 @@ func timeout(h http.Header) (time.Duration, error) {
 	unit := units[text[len(text)-1]]
 	n, err := strconv.ParseUint(text[:len(text)-1], 10, 32)
 	if err != nil || unit == 0 || len(text) > 9 {
-		return 0, agent.Errorf(http.StatusBadRequest, grpcTimeout, "%q is not a number of up to 8 digits with a unit", text)
+		return 0, httpapi.Errorf(http.StatusBadRequest, grpcTimeout, "%q is not a number of up to 8 digits with a unit", text)
 	}
 	return time.Duration(n) * unit, nil
 }
@@ -310,7 +310,7 @@ const retryAfter = "1"
 func (rt *route) fail(w http.ResponseWriter, err error) {
 	w.Header().Del("Trailer")
 	body, status := failure{Error: err.Error()}, http.StatusBadGateway
-	var bad *agent.HTTPError
+	var bad *httpapi.Error
 	var short *gather.ShortError
 	switch {
 	case errors.As(err, &bad):
@@ -340,7 +340,7 @@ func (rt *route) fail(w http.ResponseWriter, err error) {
 		status = http.StatusServiceUnavailable
 		w.Header().Set("Retry-After", retryAfter)
 	}
-	agent.WriteJSON(w, status, body)
+	httpapi.WriteJSON(w, status, body)
 }
 
 // refuse passes on what leaves have said that do not accept the request.

@@ -10,12 +10,12 @@ import (
 	"github.com/hashicorp/consul/api"
 	"github.com/hashicorp/go-hclog"
 
-	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
 	"github.com/nomad-patterns/nomad-patterns/agents/internal/page"
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/catalog"
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/gather"
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/merge"
 	"github.com/nomad-patterns/nomad-patterns/agents/scatter/tracing"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 )
 
 // Defaults of routes.
@@ -205,7 +205,7 @@ func (s *Server) Routes(handle func(pattern string, h http.Handler)) {
 	}
 	handle("GET /{$}", http.HandlerFunc(s.servePage))
 	handle("GET /v1/routes", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		agent.WriteJSON(w, http.StatusOK, struct {
+		httpapi.WriteJSON(w, http.StatusOK, struct {
 			Routes []RouteStatus `json:"routes"`
 		}{s.Status()})
 	}))

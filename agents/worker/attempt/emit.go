@@ -7,7 +7,7 @@ import (
 	"io"
 	"io/fs"
 
-	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 	"github.com/nomad-patterns/nomad-patterns/queue"
 )
 
@@ -58,7 +58,7 @@ func parseEmit(b []byte) ([]queue.Item, error) {
 			return nil, &EmitError{n + 1, fmt.Errorf("more than %d items", queue.MaxEmit)}
 		}
 		var it queue.Item
-		if err := agent.ReadJSON(bytes.NewReader(line), &it); err != nil {
+		if err := httpapi.ReadJSON(bytes.NewReader(line), &it); err != nil {
 			return nil, &EmitError{n + 1, err}
 		}
 		items = append(items, it)

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nomad-patterns/nomad-patterns/agents/internal/agent"
+	"github.com/nomad-patterns/nomad-patterns/internal/httpapi"
 	"github.com/nomad-patterns/nomad-patterns/queue"
 )
 
@@ -61,7 +61,7 @@ func New(t *testing.T) *Broker {
 	mux.HandleFunc("POST /v1/queues/q/extend", b.extend)
 	mux.HandleFunc("GET /v1/queues/q/items/{id}", b.item)
 	mux.HandleFunc("GET /v1/queues/q", func(w http.ResponseWriter, _ *http.Request) {
-		agent.WriteJSON(w, 200, queue.Overview{Config: queue.Config{Stages: []queue.Stage{{Name: "first"}}}})
+		httpapi.WriteJSON(w, 200, queue.Overview{Config: queue.Config{Stages: []queue.Stage{{Name: "first"}}}})
 	})
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b.mu.Lock()
@@ -69,7 +69,7 @@ func New(t *testing.T) *Broker {
 		b.mu.Unlock()
 		if before != nil {
 			if status := before(r.URL.Path); status != 0 {
-				agent.WriteError(w, agent.Errorf(status, "", "as the test wants it"))
+				httpapi.WriteError(w, httpapi.Errorf(status, "", "as the test wants it"))
 				return
 			}
 		}
@@ -204,9 +204,9 @@ func (b *Broker) expire() {
 func id(i int) queue.ID { return queue.ID{Seq: uint64(i)} } //nolint:gosec // it is a place in a list
 
 func decode(w http.ResponseWriter, r *http.Request, into any) bool {
-	err := agent.DecodeJSON(r, into)
+	err := httpapi.ReadJSON(r.Body, into)
 	if err != nil {
-		agent.WriteError(w, err)
+		httpapi.WriteError(w, err)
 	}
 	return err == nil
 }
@@ -246,14 +246,14 @@ func (b *Broker) claim(w http.ResponseWriter, r *http.Request) {
 		changed := b.changed
 		b.mu.Unlock()
 		if len(res.Items) > 0 || res.Finished {
-			agent.WriteJSON(w, 200, res)
+			httpapi.WriteJSON(w, 200, res)
 			return
 		}
 		select {
 		case <-changed:
 		case <-expire.C:
 		case <-over:
-			agent.WriteJSON(w, 200, res)
+			httpapi.WriteJSON(w, 200, res)
 			return
 		case <-r.Context().Done():
 			return
@@ -279,7 +279,7 @@ func (b *Broker) ack(w http.ResponseWriter, r *http.Request) {
 		res.Results = append(res.Results, queue.AckResult{ID: a.ID, Verdict: v})
 	}
 	b.change()
-	agent.WriteJSON(w, 200, res)
+	httpapi.WriteJSON(w, 200, res)
 }
 
 func (b *Broker) verdict(a *queue.Ack) queue.Verdict {
@@ -349,7 +349,7 @@ func (b *Broker) extend(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	b.change()
-	agent.WriteJSON(w, 200, res)
+	httpapi.WriteJSON(w, 200, res)
 }
 
 func (b *Broker) item(w http.ResponseWriter, r *http.Request) {
@@ -357,11 +357,11 @@ func (b *Broker) item(w http.ResponseWriter, r *http.Request) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err != nil || id.Seq >= uint64(len(b.items)) || b.items[id.Seq].forgot {
-		agent.WriteError(w, agent.Errorf(404, "", "no such item"))
+		httpapi.WriteError(w, httpapi.Errorf(404, "", "no such item"))
 		return
 	}
 	it := b.items[id.Seq]
-	agent.WriteJSON(w, 200, queue.ItemStatus{
+	httpapi.WriteJSON(w, 200, queue.ItemStatus{
 		ID: id, State: it.State, Claim: it.Claim, Output: it.Ack.Output, Item: json.RawMessage(`{}`),
 	})
 }

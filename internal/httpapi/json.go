@@ -1,4 +1,4 @@
-package agent
+package httpapi
 
 import (
 	"bytes"
@@ -7,37 +7,55 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 )
 
-// HTTPError is an answer other than success: a JSON object with error and, if one is
-// to blame, the field or parameter.
-type HTTPError struct {
-	Status  int    `json:"-"`
-	Message string `json:"error"`
-	Field   string `json:"field,omitempty"`
+// Error is an answer other than success: a JSON object with error and, if one is to
+// blame, the field or parameter.
+type Error struct {
+	Status     int           `json:"-"` // of HTTP
+	Message    string        `json:"error"`
+	Field      string        `json:"field,omitempty"`
+	RetryAfter time.Duration `json:"-"` // when a new try may succeed; 0: not told
+	cause      error
 }
 
-func (e *HTTPError) Error() string {
+func (e *Error) Error() string {
 	if e.Field != "" {
 		return e.Field + ": " + e.Message
 	}
 	return e.Message
 }
 
-// Errorf makes an *HTTPError. Field may be empty.
-func Errorf(status int, field, format string, args ...any) *HTTPError {
-	return &HTTPError{Status: status, Field: field, Message: fmt.Sprintf(format, args...)}
+// Unwrap returns the error that Errorf was given with %w.
+func (e *Error) Unwrap() error { return e.cause }
+
+// Errorf makes an *Error. Field may be empty.
+func Errorf(status int, field, format string, args ...any) *Error {
+	err := fmt.Errorf(format, args...)
+	return &Error{Status: status, Field: field, Message: err.Error(), cause: errors.Unwrap(err)}
 }
 
-// WriteError answers with an error: an *HTTPError, wrapped or not, with its own status,
+// After says when a new try may succeed. It returns e.
+func (e *Error) After(d time.Duration) *Error {
+	e.RetryAfter = d
+	return e
+}
+
+// WriteError answers with an error: an *Error, wrapped or not, with its own status,
 // any other error with 500.
 func WriteError(w http.ResponseWriter, err error) {
-	var answer *HTTPError
-	if !errors.As(err, &answer) {
-		answer = Errorf(http.StatusInternalServerError, "", "%v", err)
+	var e *Error
+	if !errors.As(err, &e) {
+		e = Errorf(http.StatusInternalServerError, "", "%w", err)
 	}
-	WriteJSON(w, answer.Status, answer)
+	if e.RetryAfter > 0 {
+		seconds := (e.RetryAfter + time.Second - 1) / time.Second
+		w.Header().Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
+	}
+	WriteJSON(w, e.Status, e)
 }
 
 // WriteJSON answers with a value as JSON and a newline.
@@ -46,8 +64,9 @@ func WriteJSON(w http.ResponseWriter, status int, value any) {
 	if err != nil {
 		status, body = http.StatusInternalServerError, []byte(`{"error":"the answer cannot be written as JSON"}`+"\n")
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // it fails only when nobody is left to be told
 }
@@ -62,13 +81,8 @@ func marshal(value any) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// DecodeJSON reads the body of a request, exactly one JSON value, without unknown
-// fields. The error is an *HTTPError with status 400.
-func DecodeJSON(r *http.Request, into any) error {
-	return ReadJSON(r.Body, into) // the server has limited its size
-}
-
-// ReadJSON is DecodeJSON for a body, or a part of one, that comes from elsewhere.
+// ReadJSON reads exactly one JSON value without unknown fields. The error is an
+// *Error with status 400.
 func ReadJSON(body io.Reader, into any) error {
 	d := json.NewDecoder(body)
 	d.DisallowUnknownFields()
@@ -90,6 +104,6 @@ func ReadJSON(body io.Reader, into any) error {
 	case errors.As(err, &wrongType):
 		return Errorf(http.StatusBadRequest, wrongType.Field, "is a JSON %s, which cannot be a %s", wrongType.Value, wrongType.Type)
 	default:
-		return Errorf(http.StatusBadRequest, "", "the body is not JSON: %v", err)
+		return Errorf(http.StatusBadRequest, "", "the body is not JSON: %w", err)
 	}
 }
