@@ -68,6 +68,8 @@ func deaf(t *testing.T, address string) *rig.Rig {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "np-deaf-")
 	must.NoError(t, err)
+	states := filepath.Join(dir, "states")
+	must.NoError(t, os.Mkdir(states, 0o700))
 	r, err := rig.Start(context.Background(), rig.Config{Clients: 1, Docker: cluster.DockerOff, Progress: os.Stderr, Extra: fmt.Sprintf(`
 plugin "lifecycle-raw_exec" {
   args = ["-inner=raw_exec"]
@@ -85,7 +87,7 @@ plugin "lifecycle-raw_exec" {
       }
     }
   }
-}`, address, filepath.Join(dir, "states"), filepath.Join(dir, "e"))})
+}`, address, states, filepath.Join(dir, "e"))})
 	must.NoError(t, err)
 	t.Cleanup(func() {
 		must.NoError(t, finish(r, t.Failed()))
