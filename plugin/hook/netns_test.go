@@ -5,7 +5,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"strconv"
 	"testing"
 
 	"github.com/containernetworking/plugins/pkg/ns"
@@ -23,18 +22,28 @@ func newNetns(t *testing.T) string {
 		err  error
 	}
 	made, release, done := make(chan answer), make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
+	var hold func()
+	hold = func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == os.Getpid() {
+			// The namespace of the main thread is that of the process to those who look
+			// from outside, and this thread never ends: another one has to do it.
+			defer runtime.UnlockOSThread()
+			other := make(chan struct{})
+			go func() { defer close(other); hold() }()
+			<-other
+			return
+		}
 		// Never unlocked: the thread ends with the goroutine, and so does the
 		// namespace.
-		runtime.LockOSThread()
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			made <- answer{err: fmt.Errorf("make a network namespace: %w", err)}
 			return
 		}
 		made <- answer{fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), unix.Gettid()), loopbackUp()}
 		<-release
-	}()
+	}
+	go func() { defer close(done); hold() }()
 	a := <-made
 	t.Cleanup(func() { close(release); <-done })
 	must.NoError(t, a.err)
@@ -161,16 +170,27 @@ func TestNetns_ThreadsComeBack(t *testing.T) {
 	must.NoError(t, err)
 	count := 0
 	for _, task := range tasks {
-		link, err := os.Readlink("/proc/self/task/" + task.Name() + "/ns/net")
-		if os.IsNotExist(err) {
-			continue // a thread that has just ended
-		}
-		must.NoError(t, err)
-		_, err = strconv.Atoi(task.Name())
-		must.NoError(t, err)
-		if link == inside {
+		if namespaceOf(t, "/proc/self/task/"+task.Name()) == inside {
 			count++
 		}
 	}
 	must.Eq(t, 1, count, must.Sprint("only the thread that keeps the namespace is in it"))
+}
+
+// namespaceOf is the network namespace of a thread, "" if it has ended. While it ends the
+// kernel refuses to tell.
+func namespaceOf(t *testing.T, thread string) string {
+	t.Helper()
+	for t.Context().Err() == nil {
+		link, err := os.Readlink(thread + "/ns/net")
+		if err == nil {
+			return link
+		}
+		if _, gone := os.Stat(thread); os.IsNotExist(gone) {
+			return ""
+		}
+		runtime.Gosched()
+	}
+	t.Fatal("not told: ", thread)
+	return ""
 }
