@@ -102,6 +102,7 @@ poststop {
 	case 2:
 		kind, count = "start, then stopped", &l.cut
 	}
+	begin := time.Now()
 	if err := r.Register(ctx, j); err != nil {
 		return err
 	}
@@ -141,9 +142,10 @@ poststop {
 			return fmt.Errorf("%s killed %s after the start: %w", j.Driver, moment, err)
 		}
 	}
+	until := time.Since(begin).Round(time.Second) // what took long, if the time is over
 	as, err := r.Ended(ctx, j.Name)
 	if err != nil {
-		return fmt.Errorf("%s killed %s after the %s: %w", j.Driver, moment, kind, err)
+		return fmt.Errorf("%s killed %s after the %s, asked to end %s after it was registered: %w", j.Driver, moment, kind, until, err)
 	}
 	left, err := r.Left(ctx, as)
 	if err != nil {
