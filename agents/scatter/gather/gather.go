@@ -183,23 +183,25 @@ func (g *Group) gather(ctx context.Context, req *Request, shards []*shard, now t
 	}
 	req.Header.Set(TimeoutHeader, f.deadline.Sub(now).Round(time.Millisecond).String())
 	t := &tally{flight: f, left: len(shards), c: Coverage{merged: make(map[string]int, len(shards))}}
+	asked := 0
 	for i, s := range shards {
 		st := &f.states[i]
 		st.shard, st.weight, st.underway = s, s.leaves(), 1
 		t.total += st.weight
+		if len(s.replicas) > 0 {
+			asked++
+		}
 	}
-	asked := 0
+	g.hedges.earn(asked)
+	g.retries.earn(asked)
+	g.counts.asked.Add(uint64(asked))
 	for i, s := range shards {
 		if len(s.replicas) == 0 {
 			f.tell(result{shard: i, reason: Absent, detail: "no instance in the catalog"})
 			continue
 		}
-		asked++
 		g.work.Go(func() { f.ask(i) })
 	}
-	g.hedges.earn(asked)
-	g.retries.earn(asked)
-	g.counts.asked.Add(uint64(asked))
 	return g.receive(ctx, t, m)
 }
 

@@ -534,6 +534,7 @@ func TestShards(t *testing.T) {
 		must.Eq(t, []string{"1=x", "2=y", "extra=z"}, slices.Sorted(slices.Values(m.parts)))
 		must.Eq(t, 3, r.Status().Counters.Asked)
 		must.Len(t, 4, r.Status().Shards)
+		must.Eq(t, ShardStatus{Name: "3", Leaves: []LeafStatus{}}, r.Status().Shards[2])
 
 		// In part it is to be had, and nobody waits for what is not there.
 		began := time.Now()

@@ -302,11 +302,11 @@ func (g *Group) absent(present []*shard) (list []*shard) {
 		if there[name] {
 			continue
 		}
-		s := &shard{name: name}
-		if old := before[name]; old != nil {
+		s, old := &shard{name: name}, before[name]
+		if old != nil {
 			s.behind = old.leaves()
 		}
-		if old := before[name]; old == nil || len(old.replicas) > 0 {
+		if old == nil || len(old.replicas) > 0 {
 			news = append(news, name)
 		}
 		list = append(list, s)

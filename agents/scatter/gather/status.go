@@ -11,7 +11,7 @@ type Status struct {
 	Counters     Counters `json:"counters"`
 }
 
-// ShardStatus tells about a shard.
+// ShardStatus tells about a shard. One without leaves has to be there and is not.
 type ShardStatus struct {
 	Name   string       `json:"name"`
 	Leaves []LeafStatus `json:"leaves"`
@@ -53,7 +53,7 @@ func (g *Group) Status() Status {
 	shards := *g.shards.Load()
 	st := Status{Shards: make([]ShardStatus, 0, len(shards)), HedgeAfterMS: milliseconds(int64(g.latencies.quantile()))}
 	for _, s := range shards {
-		out := ShardStatus{Name: s.name}
+		out := ShardStatus{Name: s.name, Leaves: make([]LeafStatus, 0, len(s.replicas))}
 		for _, l := range s.replicas {
 			one := LeafStatus{
 				ID: l.ID, Address: l.Address, Node: l.Node, InFlight: l.inFlight.Load(), LatencyMS: milliseconds(l.average.Load()),

@@ -66,7 +66,7 @@ func (s *Server) Collectors() []prometheus.Collector {
 	}
 	return []prometheus.Collector{s.metrics.took, s.metrics.missing, &collector{
 		s:      s,
-		shards: desc("shards", "Shards that are asked."),
+		shards: desc("shards", "Shards, those included that have to be there and have no leaf."),
 		hedge:  desc("hedge_after_seconds", "When another replica is asked as well; 0: never, or not known yet."),
 		asked:  desc("leaf_requests_total", "Requests to leaves: first ones, hedges and retries.", "kind"),
 		won:    desc("hedges_won_total", "Hedges whose answer came first."),
