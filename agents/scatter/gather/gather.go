@@ -52,7 +52,7 @@ type Refusal struct {
 }
 
 func (e *ShortError) Error() string {
-	text := fmt.Sprintf("%d of %d leaves have answered, and %v of them are asked for", e.Coverage.OK, e.Coverage.Total, e.Want)
+	text := fmt.Sprintf("%d of %d leaves have answered, and a share of %v is asked for", e.Coverage.OK, e.Coverage.Total, e.Want)
 	for i, m := range e.Coverage.Missing {
 		if i == 3 {
 			return text + fmt.Sprintf("; and %d more", len(e.Coverage.Missing)-i)
